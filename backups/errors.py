@@ -72,8 +72,9 @@ class ArchiveError(HotfirstError):
 
 
 class RepositoryFull(ArchiveError):
+    """Somebody has to make room first, so trying again at once is no use."""
+
     code = "repository_full"
-    retryable = True
 
 
 class RepositoryUnavailable(ArchiveError):

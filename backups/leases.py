@@ -1,0 +1,4 @@
+"""Placeholder until the next commit."""
+
+
+def acknowledge_early(**_: object) -> None: ...

@@ -1,0 +1,97 @@
+import uuid
+
+from django.db import models
+
+from backups.models.tenancy import Tenant, TenantQuerySet
+
+
+class VCenter(models.Model):
+    """A vCenter that provider staff enrolled. The password is sealed by the vault and bound to this row."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=100, unique=True)
+    host = models.CharField(max_length=255)
+    port = models.PositiveIntegerField(default=443)
+    username = models.CharField(max_length=255)
+    sealed_password = models.BinaryField()
+    certificate_pem = models.TextField()
+    instance_uuid = models.CharField(max_length=64, blank=True, default="")
+    synced_at = models.DateTimeField(null=True)
+    sync_error = models.TextField(blank=True, default="")
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Present(models.Model):
+    """A thing that was seen in a vCenter; it stays here after it went, since archives still name it."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    vcenter = models.ForeignKey(VCenter, on_delete=models.PROTECT, related_name="%(class)ss")
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, null=True, related_name="%(class)ss")
+    plan = models.ForeignKey("backups.Plan", on_delete=models.SET_NULL, null=True, related_name="%(class)ss")
+    ref = models.CharField(max_length=80)
+    name = models.CharField(max_length=255)
+    vanished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        abstract = True
+
+
+class VApp(Present):
+    parent = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="children")
+
+    objects = TenantQuerySet["VApp"].as_manager()
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["vcenter", "ref"], name="one_row_per_vapp")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Vm(Present):
+    """`plan` is the plan applied to the VM itself; without one, the plan of its vApp counts."""
+
+    instance_uuid = models.CharField(max_length=64)
+    vapp = models.ForeignKey(VApp, on_delete=models.SET_NULL, null=True, related_name="vms")
+    host = models.CharField(max_length=255, blank=True, default="")
+    datastore = models.CharField(max_length=255, blank=True, default="")
+    powered_on = models.BooleanField(default=False)
+    capacity_bytes = models.BigIntegerField(default=0)
+    write_kbps = models.FloatField(default=0)
+    read_kbps = models.FloatField(default=0)
+
+    objects = TenantQuerySet["Vm"].as_manager()
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["vcenter", "instance_uuid"], name="one_row_per_vm")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def effective_plan(self) -> "models.Model | None":
+        return self.plan or (self.vapp.plan if self.vapp else None)
+
+
+class LoadSample(models.Model):
+    """A VM's own load history, in KB/s and operations/s; vCenter keeps none per disk."""
+
+    vm = models.ForeignKey(Vm, on_delete=models.CASCADE, related_name="load_samples")
+    at = models.DateTimeField()
+    write_kbps = models.FloatField()
+    read_kbps = models.FloatField()
+    write_iops = models.FloatField()
+    read_iops = models.FloatField()
+
+    class Meta:
+        indexes = [models.Index(fields=["vm", "at"])]
+
+    def __str__(self) -> str:
+        return f"{self.vm} at {self.at}"

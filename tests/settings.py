@@ -1,0 +1,11 @@
+"""Settings of the tests: those of the product, in a folder of their own and with quick passwords."""
+
+import os
+import tempfile
+
+os.environ.setdefault("HOTFIRST_HOME", tempfile.mkdtemp(prefix="hotfirst-test-"))
+
+from portal.settings import *  # noqa: F403
+
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+AXES_ENABLED = False
