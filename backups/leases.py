@@ -1,4 +1,118 @@
-"""Placeholder until the next commit."""
+"""Who is working on what, and how a dead worker is noticed.
+
+The broker's message is only a hint; the rows are the truth. A worker claims a row by a conditional UPDATE that
+raises `attempt`, renews its lease while it works, and names its attempt in every write. Once another has taken the
+row over, nothing it writes counts.
+"""
+
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Self
+
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import connection
+from django.db.models import QuerySet
+from django.utils import timezone
+from django_q.brokers import get_broker
+
+from backups.errors import Interrupted
+from backups.models.jobs import Job
+
+DRAIN = multiprocessing.get_context("fork").Value("b", 0, lock=False)
+"""Set by `manage.py worker` on SIGTERM and seen by all its forked children: take nothing new, stop what runs.
+A plain byte without a lock, so a killed child cannot block it."""
 
 
-def acknowledge_early(**_: object) -> None: ...
+def owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def lease_fields() -> dict[str, Any]:
+    return {"lease_owner": owner(), "lease_until": timezone.now() + timedelta(seconds=settings.HOTFIRST_LEASE_S)}
+
+
+NO_LEASE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
+
+
+def held(job: Job) -> "QuerySet[Job]":
+    """By owner and attempt, whatever the state: the work moves the state while the heart beats."""
+    return type(job)._default_manager.filter(pk=job.pk, attempt=job.attempt, lease_owner=owner())
+
+
+def release(job: Job) -> None:
+    """Gives the lease back if it is still ours."""
+    held(job).update(**NO_LEASE)
+
+
+class Heartbeat:
+    """Renews the lease of a claimed job in a thread of its own, writes its progress about once a second, and
+    notices that the work must stop. The work calls `check` often."""
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        should_stop: Callable[[], str | None] = lambda: None,
+        on_progress: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> None:
+        self._job, self._should_stop, self._on_progress = job, should_stop, on_progress
+        self._progress: dict[str, Any] = {}
+        self._stop = threading.Event()
+        self._reason: str | None = None
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def report(self, **progress: Any) -> None:
+        """Fields of the job to be written with the next beat; the newest value wins."""
+        self._progress = {**self._progress, **progress}
+
+    def check(self) -> None:
+        """Raises Interrupted when the lease is lost, the job is cancelled or the worker drains."""
+        if self._reason:
+            raise Interrupted(self._reason)
+
+    def _run(self) -> None:
+        last_success = time.monotonic()
+        interval_s = min(1.0, settings.HOTFIRST_LEASE_S / 4)
+        try:
+            while not self._reason and not self._stop.wait(interval_s):
+                try:
+                    self._beat()
+                    last_success = time.monotonic()
+                except DatabaseError:
+                    # The database may come back before the lease is over; until then nobody else works here.
+                    connection.close()
+                    if time.monotonic() - last_success > settings.HOTFIRST_LEASE_S:
+                        self._reason = "The database could not be reached, so the work was given up."
+        finally:
+            connection.close()
+
+    def _beat(self) -> None:
+        progress, self._progress = self._progress, {}
+        if not held(self._job).update(**lease_fields(), **progress):
+            self._reason = "Another worker has taken this over."
+        elif DRAIN.value:
+            self._reason = "The worker is shutting down."
+        else:
+            self._reason = self._should_stop()
+        if progress:
+            self._on_progress(progress)
+
+
+def acknowledge_early(*, func: Callable[..., Any], task: dict[str, Any], **_: Any) -> None:
+    """Acknowledged before it runs: delivering again is the lease's business, not the broker's."""
+    if getattr(func, "__module__", "").startswith("backups.tasks") and task.get("ack_id") is not None:
+        get_broker().acknowledge(task.pop("ack_id"))

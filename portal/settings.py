@@ -143,7 +143,7 @@ WHITENOISE_USE_FINDERS = True
 Q_CLUSTER = {
     "name": "hotfirst",
     "orm": "default",
-    "workers": env.int("HOTFIRST_WORKERS", default=4),
+    "workers": 2,
     # Prefetched messages age while a reader is busy; with early ack and leases one in hand is enough.
     "queue_limit": 1,
     "bulk": 1,
@@ -157,10 +157,12 @@ Q_CLUSTER = {
     "catch_up": False,
     "time_zone": "UTC",
     "label": "Hotfirst",
+    "ALT_CLUSTERS": {"readers": {"workers": env.int("HOTFIRST_READERS", default=4)}},
 }
 
 HOTFIRST_PLATFORM = env.str("HOTFIRST_PLATFORM", default="vsphere.platform.connect")
 HOTFIRST_FETCH_CERTIFICATE = "vsphere.platform.fetch_certificate"
+HOTFIRST_FINGERPRINT = "vsphere.platform.fingerprint"
 HOTFIRST_MASTER_KEY = env.str("HOTFIRST_MASTER_KEY", default="")
 HOTFIRST_LEASE_S = env.float("HOTFIRST_LEASE_S", default=60)
 HOTFIRST_LOAD_WINDOW_S = env.int("HOTFIRST_LOAD_WINDOW_S", default=900)

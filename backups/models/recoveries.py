@@ -41,6 +41,7 @@ class Recovery(Job):
     new_name = models.CharField(max_length=255, blank=True, default="")
     """As new: the new vApp's name, or the name of the single new VM."""
     vapp_ref = models.CharField(max_length=80, blank=True, default="")
+    cancelled = models.BooleanField(default=False)
     power_on = models.BooleanField(default=False)
     state = models.CharField(max_length=10, choices=RecoveryState, default=RecoveryState.QUEUED, db_index=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -64,6 +65,7 @@ class RecoveryItem(models.Model):
     archive = models.ForeignKey(Archive, on_delete=models.PROTECT, related_name="recovery_items")
     vm_name = models.CharField(max_length=255)
     state = models.CharField(max_length=10, choices=RecoveryState, default=RecoveryState.QUEUED)
+    new_vm_name = models.CharField(max_length=255, blank=True, default="")
     vm_ref = models.CharField(max_length=80, blank=True, default="")
     was_powered_on = models.BooleanField(null=True)
     bytes_total = models.BigIntegerField(default=0)

@@ -89,6 +89,8 @@ class RunItem(Job):
     vm_name = models.CharField(max_length=255)
     vapp_name = models.CharField(max_length=255, blank=True, default="")
     state = models.CharField(max_length=12, choices=ItemState, default=ItemState.QUEUED)
+    outcome = models.CharField(max_length=12, choices=ItemState, blank=True, default="")
+    """The final state that `removing` leads to, once the snapshot is gone."""
     batch = models.PositiveIntegerField(null=True)
     reason = models.CharField(max_length=255, blank=True, default="")
     """Why the VM was left for a later batch, or why everything was read."""

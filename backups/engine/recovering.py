@@ -1,0 +1,143 @@
+"""Archives back into VMs. Every step may be repeated: a recovery that was killed is simply done again."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+from backups.archive.maps import CHUNK_BYTES
+from backups.archive.reader import ArchivedDisk, ArchiveReader
+from backups.engine.watch import Watch
+from backups.errors import RecoveryRefused
+from backups.platform import Disk, DiskWriter, Platform, Target, VmConfig
+
+ZEROS = bytes(CHUNK_BYTES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered:
+    vm_ref: str
+    bytes_written: int
+
+
+def config_of(archive: ArchiveReader) -> VmConfig:
+    disks = tuple(
+        Disk(key=d.key, label=d.label, capacity_bytes=d.capacity_bytes, datastore="", path="")
+        for d in archive.disks
+    )
+    kept = archive.config
+    return VmConfig(name=kept["name"], uuid=kept["uuid"], settings=kept["settings"], disks=disks)
+
+
+def recover_as_new(
+    platform: Platform,
+    archive: ArchiveReader,
+    *,
+    name: str,
+    marker: str,
+    target: Target,
+    created: Callable[[str], None],
+    watch: Watch,
+) -> Recovered:
+    """A new, powered-off VM. `marker` finds it again if an earlier attempt made it already; `created` is told its
+    ref before the first byte is written."""
+    vm_ref = platform.create_vm(config_of(archive), name, marker, target)
+    created(vm_ref)
+    written = 0
+    for disk in archive.disks:
+        with closing(platform.open_disk_for_writing(vm_ref, disk.key)) as writer:
+            for start, data in archive.runs(disk.key):
+                watch.check()
+                writer.write(start, data)
+                written += len(data)
+                watch.report(bytes_done=written)
+    return Recovered(vm_ref=vm_ref, bytes_written=written)
+
+
+def recover_in_place(platform: Platform, archive: ArchiveReader, *, vm_ref: str, watch: Watch) -> Recovered:
+    """Brings the powered-off VM back to what it was; only what differs is written."""
+    platform.reconfigure_vm(vm_ref, config_of(archive))
+    written, before = 0, 0
+    for disk in archive.disks:
+        with closing(platform.open_disk_for_writing(vm_ref, disk.key)) as writer:
+            written += _write_differences(platform, archive, disk, vm_ref, writer, watch, before)
+        before += disk.capacity_bytes
+    return Recovered(vm_ref=vm_ref, bytes_written=written)
+
+
+def _write_differences(
+    platform: Platform,
+    archive: ArchiveReader,
+    disk: ArchivedDisk,
+    vm_ref: str,
+    writer: DiskWriter,
+    watch: Watch,
+    done_before: int,
+) -> int:
+    written = 0
+    with closing(platform.open_current_disk(vm_ref, disk.key)) as current:
+        for start, wanted in whole_chunks(archive, disk):
+            watch.check()
+            if current.read(start, len(wanted)) != wanted:
+                writer.write(start, wanted)
+                written += len(wanted)
+            watch.report(bytes_done=done_before + start + len(wanted), bytes_written=written)
+    return written
+
+
+def whole_chunks(archive: ArchiveReader, disk: ArchivedDisk) -> Iterator[tuple[int, bytes]]:
+    """All of the disk in order, zeros included, a chunk at a time."""
+    at = 0
+    for start, data in archive.runs(disk.key):
+        yield from _zeros(at, start)
+        for offset in range(0, len(data), CHUNK_BYTES):
+            yield start + offset, bytes(data[offset : offset + CHUNK_BYTES])
+        at = start + len(data)
+    yield from _zeros(at, disk.capacity_bytes)
+
+
+def _zeros(start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    while start < end:
+        length = min(CHUNK_BYTES, end - start)
+        yield start, ZEROS[:length]
+        start += length
+
+
+def differences(platform: Platform, archive: ArchiveReader, vm_ref: str) -> list[str]:
+    """What of the powered-off VM is not as in the archive, in words: every byte of every disk, and the
+    configuration. Empty means equal."""
+    found = _config_differences(config_of(archive), platform.describe(vm_ref))
+    for disk in archive.disks:
+        with closing(platform.open_current_disk(vm_ref, disk.key)) as current:
+            if current.capacity_bytes != disk.capacity_bytes:
+                found.append(f"{disk.label}: {current.capacity_bytes} bytes instead of {disk.capacity_bytes}")
+                continue
+            wrong = [s for s, wanted in whole_chunks(archive, disk) if current.read(s, len(wanted)) != wanted]
+            found += [f"{disk.label}: differs at byte {start}" for start in wrong[:1]]
+    return found
+
+
+def _config_differences(wanted: VmConfig, got: VmConfig) -> list[str]:
+    keys = sorted(set(wanted.settings) | set(got.settings))
+    return [
+        f"{key}: {got.settings.get(key)!r} instead of {wanted.settings.get(key)!r}"
+        for key in keys
+        if wanted.settings.get(key) != got.settings.get(key)
+    ]
+
+
+def choose_target(
+    platform: Platform, *, host: str, datastore: str, vapp_ref: str | None, bytes_needed: int
+) -> Target:
+    """Where the VM lay when it was archived if that is still there, else where there is most room."""
+    seen = platform.inventory()
+    if not seen.hosts or not seen.datastores:
+        raise RecoveryRefused("This vCenter has no host or no datastore to recover to.")
+    roomiest = max(seen.datastores, key=lambda d: d.free_bytes)
+    chosen = next((d for d in seen.datastores if d.name == datastore), roomiest)
+    if chosen.free_bytes < bytes_needed:
+        chosen = roomiest
+    if chosen.free_bytes < bytes_needed:
+        needed, free = bytes_needed // 2**20, chosen.free_bytes // 2**20
+        raise RecoveryRefused(f"No datastore has room: {needed} MiB are needed, {chosen.name} has {free} MiB free.")
+    home = next((h for h in seen.hosts if h.name == host), seen.hosts[0])
+    return Target(host_ref=home.ref, datastore=chosen.name, vapp_ref=vapp_ref)

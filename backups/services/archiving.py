@@ -1,0 +1,118 @@
+"""An item's archive: the engine's work, and the row that makes it count."""
+
+from uuid import UUID, uuid5
+
+from django.db import transaction
+from django.utils import timezone
+
+from backups.archive import gc
+from backups.archive.reader import ArchiveReader
+from backups.archive.store import FolderStore
+from backups.archive.writer import ArchiveWriter
+from backups.engine.archiving import Archived, archive_vm
+from backups.engine.watch import Watch
+from backups.errors import ArchiveError, Interrupted
+from backups.models import Archive, RunItem
+from backups.models.archives import ArchiveState
+from backups.models.runs import ItemState
+from backups.platform import Platform, Snapshot
+from backups.services.repositories import open_store
+from backups.services.tenants import writing_keys
+
+
+def archive_item(item: RunItem, platform: Platform, watch: Watch) -> None:
+    """Moves the item to `removing`: only then does the archive count, and only then may the snapshot go."""
+    store, keys = open_store(item.run.repository), writing_keys(item.tenant)
+    _clear_earlier_attempts(item, store)
+    previous = _previous(item, store)
+    vapp = platform.describe_vapp(item.vm.vapp.ref) if item.vm.vapp else None
+    vapp_config = {"name": vapp.name, "settings": vapp.settings} if vapp else None
+    archive_id = archive_id_of(item, item.attempt)
+    with ArchiveWriter(store, keys) as writer:
+        archived = archive_vm(
+            platform=platform,
+            snapshot=_snapshot(item),
+            writer=writer,
+            archive_id=str(archive_id),
+            previous=previous,
+            extra={"vm": item.vm.instance_uuid, "vapp": vapp_config},
+            watch=watch,
+        )
+    with transaction.atomic():
+        archive = _record(item, archive_id, archived)
+        archive.vapp_config = vapp_config
+        archive.save(force_insert=True)
+        _finish(item, archive, archived)
+
+
+def archive_id_of(item: RunItem, attempt: int) -> UUID:
+    """Known from the item alone, so that the next attempt can clear away what a dead one left."""
+    return uuid5(item.pk, str(attempt))
+
+
+def _clear_earlier_attempts(item: RunItem, store: FolderStore) -> None:
+    """A worker that died after its manifest and before its row left an archive that nobody knows of."""
+    for attempt in range(1, item.attempt):
+        gc.delete_archive(store, str(item.tenant_id), str(archive_id_of(item, attempt)))
+
+
+def _previous(item: RunItem, store: FolderStore) -> ArchiveReader | None:
+    """The VM's last good archive in this repository, for its maps; they open without the private key."""
+    good = Archive.objects.filter(
+        vm=item.vm, tenant=item.tenant, repository=item.run.repository, state=ArchiveState.GOOD
+    )
+    last = good.order_by("-backup_time").first()
+    try:
+        return ArchiveReader(store, writing_keys(item.tenant), str(last.pk)) if last else None
+    except ArchiveError:
+        # It cannot serve as a base; marking it is the verification's business.
+        return None
+
+
+def _snapshot(item: RunItem) -> Snapshot:
+    if item.snapshot_at is None:
+        raise Interrupted("This item has no snapshot.")
+    return Snapshot(
+        vm_ref=item.vm.ref,
+        ref=item.snapshot_ref,
+        name=item.snapshot_name,
+        taken_at=item.snapshot_at,
+        quiesced=item.quiesced,
+    )
+
+
+def _record(item: RunItem, archive_id: UUID, archived: Archived) -> Archive:
+    assert item.snapshot_at is not None  # noqa: S101
+    return Archive(
+        id=archive_id,
+        tenant=item.tenant,
+        repository=item.run.repository,
+        vm=item.vm,
+        run=item.run,
+        vm_name=item.vm_name,
+        vapp_name=item.vapp_name,
+        backup_time=item.snapshot_at,
+        full=archived.full,
+        full_reason=archived.reason,
+        bytes_total=item.bytes_total,
+        bytes_read=archived.bytes_read,
+        bytes_new=archived.bytes_new,
+        bytes_stored=archived.bytes_stored,
+    )
+
+
+def _finish(item: RunItem, archive: Archive, archived: Archived) -> None:
+    won = item.transition(
+        ItemState.REMOVING,
+        outcome=ItemState.SUCCEEDED,
+        archive=archive,
+        archived_at=timezone.now(),
+        reason=archived.reason,
+        transport=archived.transport[:255],
+        bytes_read=archived.bytes_read,
+        bytes_new=archived.bytes_new,
+        bytes_stored=archived.bytes_stored,
+    )
+    if not won:
+        # Rolls the row back as well; the manifest is cleared away by the attempt that took over.
+        raise Interrupted("Another worker has taken this over.")

@@ -1,0 +1,105 @@
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models import F, Q, QuerySet
+from django.utils import timezone
+
+from backups.errors import Conflict, InvalidRequest
+from backups.models import Plan, Tenant, VApp, Vm
+from backups.schedule import check_schedule, next_starts
+from backups.services import audit
+
+OPTIONS = (
+    "name",
+    "cron",
+    "time_zone",
+    "keep_count",
+    "keep_days",
+    "repository",
+    "policy",
+    "batch_size",
+    "readers",
+    "quiesce",
+)
+
+
+def create_plan(actor: User | None, tenant: Tenant, **options: Any) -> Plan:
+    plan = Plan(tenant=tenant, **options)
+    _prepare(plan)
+    with transaction.atomic():
+        plan.save(force_insert=True)
+        audit.record(actor, tenant, "plan.create", plan.name, **_readable(options))
+    return plan
+
+
+def change_plan(actor: User | None, plan: Plan, **options: Any) -> Plan:
+    """Raises Conflict if somebody changed the plan since it was read."""
+    unknown = set(options) - set(OPTIONS)
+    if unknown:
+        raise InvalidRequest(f"A plan has no option {', '.join(sorted(unknown))}.")
+    for name, value in options.items():
+        setattr(plan, name, value)
+    _prepare(plan)
+    values = {name: getattr(plan, name) for name in (*OPTIONS, "next_start_at")}
+    with transaction.atomic():
+        mine = Plan.objects.filter(pk=plan.pk, version=plan.version)
+        if not mine.update(**values, version=F("version") + 1):
+            raise Conflict("Somebody else changed this plan meanwhile; reload it and try again.")
+        audit.record(actor, plan.tenant, "plan.change", plan.name, **_readable(options))
+    plan.version += 1
+    return plan
+
+
+def _prepare(plan: Plan) -> None:
+    check_schedule(plan.cron, plan.time_zone)
+    starts = next_starts(plan.cron, plan.time_zone, timezone.now(), 1)
+    plan.next_start_at = starts[0] if starts else None
+    try:
+        plan.full_clean()
+    except ValidationError as error:
+        raise InvalidRequest(" ".join(error.messages)) from error
+
+
+def _readable(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value if isinstance(value, int | None) else str(value) for name, value in options.items()}
+
+
+@transaction.atomic
+def delete_plan(actor: User | None, plan: Plan) -> None:
+    """Its archives and runs stay; what it was applied to is without a plan afterwards."""
+    audit.record(actor, plan.tenant, "plan.delete", plan.name)
+    plan.delete()
+
+
+@transaction.atomic
+def apply_plan(actor: User | None, plan: Plan, vapps: Iterable[VApp] = (), vms: Iterable[Vm] = ()) -> None:
+    """A vApp's own VMs follow it: a plan applied to one of them singly before gives way."""
+    vapps, vms = list(vapps), list(vms)
+    if any(thing.tenant_id != plan.tenant_id for thing in (*vapps, *vms)):
+        raise InvalidRequest("The plan and what it is applied to belong to different tenants.")
+    _set_plan(plan.tenant, vapps, vms, plan)
+    for thing in (*vapps, *vms):
+        audit.record(actor, plan.tenant, "plan.apply", thing.name, plan=plan.name)
+
+
+@transaction.atomic
+def revoke_plan(actor: User | None, tenant: Tenant, vapps: Iterable[VApp] = (), vms: Iterable[Vm] = ()) -> None:
+    vapps, vms = list(vapps), list(vms)
+    _set_plan(tenant, vapps, vms, None)
+    for thing in (*vapps, *vms):
+        audit.record(actor, tenant, "plan.revoke", thing.name)
+
+
+def _set_plan(tenant: Tenant, vapps: list[VApp], vms: list[Vm], plan: Plan | None) -> None:
+    VApp.objects.for_tenant(tenant).filter(pk__in=[vapp.pk for vapp in vapps]).update(plan=plan)
+    Vm.objects.for_tenant(tenant).filter(vapp__in=vapps).update(plan=None)
+    Vm.objects.for_tenant(tenant).filter(pk__in=[vm.pk for vm in vms]).update(plan=plan)
+
+
+def vms_of(plan: Plan) -> QuerySet[Vm]:
+    """The VMs that the plan protects now: its own, and those of its vApps without a plan of their own."""
+    applied = Q(plan=plan) | Q(plan=None, vapp__plan=plan)
+    return Vm.objects.for_tenant(plan.tenant).filter(applied, vanished_at=None).select_related("vapp", "vcenter")

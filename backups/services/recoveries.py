@@ -1,0 +1,155 @@
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.utils import timezone
+
+from backups.errors import Conflict, InvalidRequest
+from backups.events import publish
+from backups.locks import exclusive
+from backups.models import Archive, Recovery, RecoveryItem, Run, Tenant, VApp
+from backups.models.archives import ArchiveState
+from backups.models.recoveries import RECOVERY_FINAL, RecoveryMode, RecoveryState
+from backups.queues import hint
+from backups.services import audit
+
+
+@dataclass(frozen=True)
+class RecoveryPoint:
+    """What a vApp can be recovered to: the archives of its VMs from one run. Not `complete` where the run archived
+    only some of the vApp's VMs."""
+
+    run: Run
+    backup_time: datetime
+    archives: list[Archive]
+    complete: bool
+
+
+def recovery_points(tenant: Tenant, vapp_name: str) -> list[RecoveryPoint]:
+    """Newest first."""
+    archives = Archive.objects.for_tenant(tenant).filter(vapp_name=vapp_name, state=ArchiveState.GOOD)
+    by_run: dict[Run, list[Archive]] = {}
+    for archive in archives.exclude(run=None).select_related("run").order_by("vm_name"):
+        if archive.run:
+            by_run.setdefault(archive.run, []).append(archive)
+    points = [
+        RecoveryPoint(run, min(a.backup_time for a in mine), mine, len(mine) == _vms_in(run, vapp_name))
+        for run, mine in by_run.items()
+    ]
+    return sorted(points, key=lambda point: point.backup_time, reverse=True)
+
+
+def _vms_in(run: Run, vapp_name: str) -> int:
+    return run.items.filter(vapp_name=vapp_name).count()
+
+
+def start_recovery(
+    actor: User | None,
+    tenant: Tenant,
+    archives: Sequence[Archive],
+    *,
+    mode: str,
+    vapp_name: str = "",
+    new_name: str = "",
+    power_on: bool = False,
+) -> Recovery:
+    """One archive per VM. With `vapp_name` a whole vApp is recovered, as new under `new_name`; without it, the VMs
+    alone. The work itself is a worker's."""
+    _check(tenant, archives, mode, vapp_name, new_name)
+    vcenter = archives[0].vm.vcenter
+    with exclusive(f"recover {vcenter.pk}"):
+        _refuse_overlap(archives, mode)
+        recovery = Recovery.objects.create(
+            tenant=tenant,
+            vcenter=vcenter,
+            requested_by=actor,
+            mode=mode,
+            vapp_name=vapp_name,
+            new_name=new_name,
+            power_on=power_on,
+        )
+        RecoveryItem.objects.bulk_create(
+            RecoveryItem(
+                recovery=recovery,
+                tenant=tenant,
+                archive=archive,
+                vm_name=archive.vm_name,
+                bytes_total=archive.bytes_total,
+            )
+            for archive in archives
+        )
+        names = ", ".join(archive.vm_name for archive in archives)
+        audit.record(
+            actor, tenant, "recovery.start", vapp_name or names, mode=mode, vms=names, recovery=str(recovery.pk)
+        )
+        hint_recovery(recovery)
+    return recovery
+
+
+def _check(tenant: Tenant, archives: Sequence[Archive], mode: str, vapp_name: str, new_name: str) -> None:
+    if not archives:
+        raise InvalidRequest("Choose at least one archive to recover.")
+    if any(archive.tenant_id != tenant.pk for archive in archives):
+        raise InvalidRequest("These archives do not all belong to this tenant.")
+    if any(archive.state != ArchiveState.GOOD for archive in archives):
+        raise InvalidRequest(
+            "An archive that is damaged or deleted cannot be recovered; choose another backup time."
+        )
+    if len({archive.vm_id for archive in archives}) < len(archives):
+        raise InvalidRequest("Choose one archive for each VM.")
+    if len({archive.vm.vcenter_id for archive in archives}) > 1:
+        raise InvalidRequest("These VMs lie in different vCenters; recover those of each vCenter by themselves.")
+    if mode not in RecoveryMode.values:
+        raise InvalidRequest("Recover either in place, or as new.")
+    if mode == RecoveryMode.AS_NEW and vapp_name:
+        _check_new_vapp(archives[0], new_name)
+
+
+def _check_new_vapp(archive: Archive, new_name: str) -> None:
+    if not new_name.strip():
+        raise InvalidRequest("Give the new vApp a name.")
+    taken = VApp.objects.filter(vcenter=archive.vm.vcenter, name=new_name, vanished_at=None)
+    if taken.exists():
+        raise InvalidRequest(f"There is a vApp named {new_name} already; choose another name.")
+
+
+def _refuse_overlap(archives: Sequence[Archive], mode: str) -> None:
+    if mode != RecoveryMode.IN_PLACE:
+        return
+    busy = RecoveryItem.objects.filter(
+        archive__vm__in=[archive.vm_id for archive in archives], recovery__mode=RecoveryMode.IN_PLACE
+    ).exclude(recovery__state__in=RECOVERY_FINAL)
+    if (other := busy.first()) is not None:
+        raise Conflict(f"{other.vm_name} is being recovered in place already; wait until that ends.")
+
+
+def cancel_recovery(actor: User | None, recovery: Recovery) -> None:
+    """What is half done is cleaned up by the worker. A VM recovered in place is left powered off, and says so."""
+    with transaction.atomic():
+        if not Recovery.objects.filter(pk=recovery.pk).exclude(state__in=RECOVERY_FINAL).update(cancelled=True):
+            raise Conflict("This recovery has ended already.")
+        audit.record(actor, recovery.tenant, "recovery.cancel", str(recovery), recovery=str(recovery.pk))
+        hint_recovery(recovery)
+        publish(recovery.pk, {"cancelled": True})
+
+
+def hint_recovery(recovery: Recovery) -> None:
+    Recovery.objects.filter(pk=recovery.pk).update(hinted_at=timezone.now())
+    hint("backups.tasks.recover.recover", str(recovery.pk), long=True)
+
+
+def end_recovery(recovery: Recovery) -> None:
+    """Failed if any of its VMs failed; the sentence counts them."""
+    items = list(recovery.items.all())
+    good = sum(item.state == RecoveryState.SUCCEEDED for item in items)
+    state = RecoveryState.SUCCEEDED if good == len(items) else RecoveryState.FAILED
+    if recovery.cancelled and good < len(items):
+        state = RecoveryState.CANCELLED
+    told = recovery.message if recovery.error_code else f"{good} of {len(items)} VMs recovered."
+    with transaction.atomic():
+        ended = {"finished_at": timezone.now(), "message": told, "lease_owner": "", "lease_until": None}
+        if recovery.transition(state, **ended):
+            audit.record(None, recovery.tenant, "recovery.end", str(recovery), state=state, message=told)
+            publish(recovery.pk, {"state": state, "end": True})

@@ -1,0 +1,143 @@
+import logging
+from datetime import datetime
+from typing import Any
+
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from backups.errors import Conflict, HotfirstError, InvalidRequest
+from backups.events import publish
+from backups.leases import NO_LEASE
+from backups.models import Plan, Run, RunItem, Vm
+from backups.models.runs import ITEM_FINAL, RUN_FINAL, CancelMode, ItemState, RunState
+from backups.queues import hint
+from backups.report import Done, report
+from backups.services import audit
+from backups.services.archives import apply_retention
+from backups.services.plans import vms_of
+
+log = logging.getLogger(__name__)
+COPIED = ("repository", "policy", "batch_size", "readers", "quiesce")
+
+
+def start_run(
+    actor: User | None, plan: Plan, vms: "list[Vm] | None" = None, scheduled_for: datetime | None = None
+) -> Run:
+    """A run of the whole plan, or of some of its VMs. The work itself is the workers'."""
+    protected = {vm.pk: vm for vm in vms_of(plan)}
+    chosen = list(protected.values()) if vms is None else [protected[vm.pk] for vm in vms if vm.pk in protected]
+    if not chosen:
+        raise InvalidRequest(f"The plan {plan.name} has no VMs to back up; apply it to a vApp or a VM first.")
+    if plan.runs.exclude(state__in=RUN_FINAL).exists():
+        raise Conflict(f"A run of {plan.name} is going on; wait until it ends, or cancel it.")
+    try:
+        return _create(actor, plan, chosen, scheduled_for)
+    except IntegrityError as error:
+        raise Conflict(f"This start of {plan.name} has been made already.") from error
+
+
+@transaction.atomic
+def _create(actor: User | None, plan: Plan, vms: list[Vm], scheduled_for: datetime | None) -> Run:
+    copied = {name: getattr(plan, name) for name in COPIED}
+    run = Run.objects.create(
+        tenant=plan.tenant, plan=plan, plan_name=plan.name, scheduled_for=scheduled_for, **copied
+    )
+    RunItem.objects.bulk_create(
+        RunItem(
+            run=run,
+            tenant=plan.tenant,
+            vm=vm,
+            vm_name=vm.name,
+            vapp_name=vm.vapp.name if vm.vapp else "",
+            bytes_total=vm.capacity_bytes,
+        )
+        for vm in vms
+    )
+    audit.record(actor, plan.tenant, "run.start", plan.name, run=str(run.pk), vms=len(vms))
+    hint_coordinator(run)
+    return run
+
+
+def cancel_run(actor: User | None, run: Run, mode: str) -> None:
+    """`now` stops archives in the middle, `after_current` lets those finish; snapshots are removed either way."""
+    if mode not in (CancelMode.NOW, CancelMode.AFTER_CURRENT):
+        raise InvalidRequest("Cancel either now, or after the current archives.")
+    with transaction.atomic():
+        if not Run.objects.filter(pk=run.pk).exclude(state__in=RUN_FINAL).update(cancel=mode):
+            raise Conflict("This run has ended already.")
+        cancel_open_items(run)
+        audit.record(actor, run.tenant, "run.cancel", run.plan_name, run=str(run.pk), mode=mode)
+        publish(run.pk, {"cancel": mode})
+        hint_coordinator(run)
+        hint_readers(1)
+
+
+def cancel_open_items(run: Run) -> None:
+    """What nobody works at: without a snapshot it ends at once, with one it goes by way of `removing`."""
+    items = RunItem.objects.filter(run=run)
+    ended = {"message": "The run was cancelled.", "finished_at": timezone.now()}
+    items.filter(state=ItemState.QUEUED).update(state=ItemState.CANCELLED, **ended)
+    items.filter(state=ItemState.WAITING).update(
+        state=ItemState.REMOVING, outcome=ItemState.CANCELLED, message=ended["message"]
+    )
+
+
+def hint_coordinator(run: Run) -> None:
+    Run.objects.filter(pk=run.pk).update(hinted_at=timezone.now())
+    hint("backups.tasks.coordinate.coordinate", str(run.pk))
+
+
+def hint_readers(count: int) -> None:
+    for _ in range(count):
+        hint("backups.tasks.read.read_waiting", long=True)
+
+
+def finish_if_done(run: Run) -> None:
+    """Ends the run once all its items have ended. Whoever is last does it; a second call does nothing."""
+    items = list(RunItem.objects.filter(run=run).select_related("vm"))
+    if any(item.state not in ITEM_FINAL for item in items):
+        return
+    run.refresh_from_db()
+    state, message = _verdict(run, items)
+    ended = {"finished_at": timezone.now(), "message": message, "report": _report(run, items), **NO_LEASE}
+    with transaction.atomic():
+        open_run = Run.objects.filter(pk=run.pk).exclude(state__in=RUN_FINAL)
+        if not open_run.update(state=state, **ended):
+            return
+        audit.record(None, run.tenant, "run.end", run.plan_name, run=str(run.pk), state=state, message=message)
+        publish(run.pk, {"state": state, "end": True})
+    if run.plan:
+        _retain(run.plan, [item.vm for item in items if item.state == ItemState.SUCCEEDED])
+
+
+def _retain(plan: Plan, vms: list[Vm]) -> None:
+    """A repository that is away now does not undo the run; what is marked deleted goes with the next collection."""
+    try:
+        apply_retention(plan, vms)
+    except HotfirstError as error:
+        log.warning("retention of %s: %s", plan, error)
+
+
+def _verdict(run: Run, items: list[RunItem]) -> tuple[str, str]:
+    good = sum(item.state == ItemState.SUCCEEDED for item in items)
+    told = f"{good} of {len(items)} VMs backed up."
+    if good == len(items):
+        return RunState.SUCCEEDED, told
+    return (RunState.CANCELLED if run.cancel else RunState.FAILED), told
+
+
+def _report(run: Run, items: list[RunItem]) -> dict[str, Any]:
+    done = [
+        Done(
+            id=str(item.pk),
+            name=item.vm_name,
+            load_kbps=item.load_kbps,
+            snapshot_at=item.snapshot_at,
+            archiving_at=item.archiving_at,
+            removed_at=item.removed_at,
+        )
+        for item in items
+        if item.snapshot_at and item.archiving_at and item.removed_at
+    ]
+    return report(done, run.readers)

@@ -1,0 +1,61 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.db import transaction
+from django.utils.module_loading import import_string
+
+from backups.errors import InvalidRequest
+from backups.models import VCenter
+from backups.platform import Connection, Platform
+from backups.services import audit, inventory
+from backups.vault import seal, unseal
+
+
+def look_up_certificate(host: str, port: int) -> tuple[str, str]:
+    """The server's certificate (PEM) and its SHA-256 fingerprint, for the operator to confirm."""
+    pem: str = import_string(settings.HOTFIRST_FETCH_CERTIFICATE)(host, port)
+    return pem, import_string(settings.HOTFIRST_FINGERPRINT)(pem)
+
+
+def enrol_vcenter(actor: User | None, *, password: str, **fields: Any) -> VCenter:
+    """`fields`: name, host, port, username, certificate_pem. Logs in and reads the inventory before anything is
+    kept, so that a wrong address, certificate or password leaves nothing behind."""
+    if VCenter.objects.filter(name=fields["name"]).exists():
+        raise InvalidRequest(f"There is a vCenter named {fields['name']} already; choose another name.")
+    vcenter = VCenter(**fields)
+    vcenter.sealed_password = seal(password.encode(), vcenter.pk, "vcenter password")
+    with connect(vcenter) as platform:
+        seen = platform.inventory()
+    _refuse_twice(vcenter, seen.instance_uuid)
+    with transaction.atomic():
+        vcenter.instance_uuid = seen.instance_uuid
+        vcenter.save(force_insert=True)
+        audit.record(actor, None, "vcenter.enrol", vcenter.name, host=vcenter.host, port=vcenter.port)
+        inventory.store(vcenter, seen)
+    return vcenter
+
+
+def _refuse_twice(vcenter: VCenter, instance_uuid: str) -> None:
+    twin = VCenter.objects.filter(instance_uuid=instance_uuid).exclude(pk=vcenter.pk).first()
+    if twin:
+        raise InvalidRequest(f"This vCenter is enrolled already, under the name {twin.name}.")
+
+
+@contextmanager
+def connect(vcenter: VCenter) -> Iterator[Platform]:
+    """A platform session; logged out at the end. Raises PlatformError with a sentence for the user."""
+    connection = Connection(
+        host=vcenter.host,
+        port=vcenter.port,
+        username=vcenter.username,
+        password=unseal(vcenter.sealed_password, vcenter.pk, "vcenter password").decode(),
+        certificate_pem=vcenter.certificate_pem,
+    )
+    platform: Platform = import_string(settings.HOTFIRST_PLATFORM)(connection)
+    try:
+        yield platform
+    finally:
+        platform.close()

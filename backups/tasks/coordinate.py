@@ -1,0 +1,223 @@
+"""A run's coordinator: measures loads, chooses the next batch and takes its snapshots. One per run at a time."""
+
+import logging
+from contextlib import ExitStack
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce, Now
+from django.utils import timezone
+
+from backups.batches import Queued, next_batch
+from backups.engine.snapshotting import measure, snapshot_all
+from backups.errors import HotfirstError, Interrupted, NotFound
+from backups.events import publish
+from backups.leases import Heartbeat, lease_fields, release
+from backups.models import LoadSample, Run, RunItem, SnapshotRecord, VCenter, Vm
+from backups.models.runs import CancelMode, ItemState, RunState
+from backups.platform import Load, Platform, Quiesce, Snapshot, SnapshotOrder
+from backups.services.priorities import set_priorities
+from backups.services.runs import cancel_open_items, finish_if_done, hint_readers
+from backups.services.vcenters import connect
+
+log = logging.getLogger(__name__)
+MAX_FAILURES = 3
+RETRY_S = 20
+
+
+def coordinate(run_id: str) -> None:
+    run = _claim(run_id)
+    if run is None:
+        return
+    try:
+        with Heartbeat(run) as beat:
+            _take_batches(run, beat)
+    except Interrupted as error:
+        log.info("coordinating %s stopped: %s", run.pk, error)
+    except Exception:
+        log.exception("coordinating %s", run.pk)
+        _take_bug(run)
+    release(run)
+    if RunItem.objects.filter(run=run, state=ItemState.WAITING).exists():
+        hint_readers(run.readers)
+    finish_if_done(run)
+
+
+def _claim(run_id: str) -> Run | None:
+    free = Q(lease_until=None) | Q(lease_until__lt=timezone.now())
+    claimed = Run.objects.filter(free, pk=run_id, state__in=(RunState.QUEUED, RunState.RUNNING)).update(
+        state=RunState.RUNNING, attempt=F("attempt") + 1, started_at=Coalesce("started_at", Now()), **lease_fields()
+    )
+    return Run.objects.get(pk=run_id) if claimed else None
+
+
+def _take_batches(run: Run, beat: Heartbeat) -> None:
+    """Until as many items wait as the readers can take."""
+    while True:
+        beat.check()
+        run.refresh_from_db(fields=["cancel"])
+        if run.cancel != CancelMode.NONE:
+            cancel_open_items(run)
+        items = list(_unfinished(run))
+        queued = [item for item in items if item.state in (ItemState.QUEUED, ItemState.SNAPSHOTTING)]
+        waiting = sum(item.state == ItemState.WAITING for item in items)
+        if not queued or waiting >= run.readers:
+            return
+        with ExitStack() as sessions:
+            platforms = _connect_all(run, queued, sessions)
+            if platforms is None:
+                return
+            _snapshot_batch(run, [i for i in queued if i.vm.vcenter in platforms], platforms, beat)
+
+
+def _take_bug(run: Run) -> None:
+    """Tried again a few times; then the items end, and the run with them."""
+    run.mine().update(failures=F("failures") + 1)
+    if run.failures + 1 >= MAX_FAILURES:
+        told = f"An unexpected error stopped this run. Tell your provider the reference {run.pk}."
+        items = RunItem.objects.filter(run=run)
+        items.filter(state=ItemState.QUEUED).update(
+            state=ItemState.ERRORED, message=told, finished_at=timezone.now()
+        )
+        items.filter(state=ItemState.SNAPSHOTTING).update(
+            state=ItemState.REMOVING, outcome=ItemState.ERRORED, message=told
+        )
+
+
+def _unfinished(run: Run) -> "list[RunItem]":
+    states = (ItemState.QUEUED, ItemState.SNAPSHOTTING, ItemState.WAITING)
+    items = RunItem.objects.filter(run=run, state__in=states)
+    return list(items.select_related("vm__vcenter", "vm__vapp"))
+
+
+def _connect_all(run: Run, items: list[RunItem], sessions: ExitStack) -> dict[VCenter, Platform] | None:
+    """A session for each vCenter. One that cannot be had fails its items, after some tries; None: try later."""
+    platforms: dict[VCenter, Platform] = {}
+    for vcenter in {item.vm.vcenter for item in items}:
+        try:
+            platforms[vcenter] = sessions.enter_context(connect(vcenter))
+        except HotfirstError as error:
+            if error.retryable and run.failures + 1 < MAX_FAILURES:
+                _try_later(run, error)
+                return None
+            for item in items:
+                if item.vm.vcenter == vcenter:
+                    _fail(item, error)
+    return platforms
+
+
+def _try_later(run: Run, error: HotfirstError) -> None:
+    later = timezone.now() + timedelta(seconds=RETRY_S)
+    run.mine().update(failures=F("failures") + 1, message=str(error), error_code=error.code)
+    publish(run.pk, {"message": str(error)})
+    Run.objects.filter(pk=run.pk, attempt=run.attempt).update(lease_until=later, lease_owner="")
+
+
+def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Platform], beat: Heartbeat) -> None:
+    for item in queued:
+        if item.state == ItemState.SNAPSHOTTING:
+            _clear_abandoned(item, platforms[item.vm.vcenter])
+    for vcenter, platform in platforms.items():
+        _measure(platform, [item for item in queued if item.vm.vcenter == vcenter])
+    set_priorities(run.policy, queued)
+    batch = _choose(run, queued)
+    beat.check()
+    for vcenter, platform in platforms.items():
+        _snapshot(run, platform, vcenter, [item for item in batch if item.vm.vcenter == vcenter])
+
+
+def _clear_abandoned(item: RunItem, platform: Platform) -> None:
+    """A coordinator died between the journal and the snapshot. Whatever it left goes; the next has a new name."""
+    platform.remove_snapshot(item.snapshot_name, item.vm.ref)
+    SnapshotRecord.objects.filter(name=item.snapshot_name).update(removed_at=timezone.now())
+    item.transition(ItemState.QUEUED)
+
+
+def _measure(platform: Platform, items: list[RunItem]) -> None:
+    now = timezone.now()
+    loads = measure(platform, [item.vm.ref for item in items], settings.HOTFIRST_LOAD_WINDOW_S)
+    for item in items:
+        load = loads[item.vm.ref]
+        item.load_kbps = load.write_kbps if load.samples or not item.vm.powered_on else item.vm.write_kbps
+        item.load_at = now
+        if load.samples:
+            Vm.objects.filter(pk=item.vm_id).update(write_kbps=load.write_kbps, read_kbps=load.read_kbps)
+    RunItem.objects.bulk_update(items, ["load_kbps", "load_at"])
+    LoadSample.objects.bulk_create(
+        _sample(item, loads[item.vm.ref]) for item in items if loads[item.vm.ref].samples
+    )
+
+
+def _sample(item: RunItem, load: Load) -> LoadSample:
+    return LoadSample(
+        vm_id=item.vm_id,
+        at=item.load_at,
+        write_kbps=load.write_kbps,
+        read_kbps=load.read_kbps,
+        write_iops=load.write_iops,
+        read_iops=load.read_iops,
+    )
+
+
+def _choose(run: Run, queued: list[RunItem]) -> list[RunItem]:
+    by_id = {str(item.pk): item for item in queued}
+    candidates = [Queued(id=id_, vapp=item.vapp_name, load_kbps=item.load_kbps) for id_, item in by_id.items()]
+    batch = next_batch(candidates, run.batch_size)
+    for id_, reason in batch.left.items():
+        by_id[id_].mine().update(reason=reason)
+    return [by_id[id_] for id_ in batch.taken]
+
+
+def _snapshot(run: Run, platform: Platform, vcenter: VCenter, items: list[RunItem]) -> None:
+    batch = (
+        RunItem.objects.filter(run=run)
+        .exclude(batch=None)
+        .order_by("-batch")
+        .values_list("batch", flat=True)
+        .first()
+        or 0
+    ) + 1
+    ordered = [item for item in items if _journal(item, vcenter, batch)]
+    orders = [SnapshotOrder(vm_ref=item.vm.ref, name=item.snapshot_name) for item in ordered]
+    publish(run.pk, {"state": "snapshotting", "vms": len(orders)})
+    try:
+        results = snapshot_all(platform, orders, Quiesce(run.quiesce))
+    except HotfirstError as error:
+        results = {order.vm_ref: error for order in orders}
+    for item in ordered:
+        _settle(item, results.get(item.vm.ref) or NotFound(f"{item.vm_name} is no longer in vCenter."))
+    publish(run.pk, {"state": "waiting", "vms": len(orders)})
+
+
+@transaction.atomic
+def _journal(item: RunItem, vcenter: VCenter, batch: int) -> bool:
+    """Written before the snapshot is asked for, so that no kill can leave one that nobody knows of."""
+    attempt = item.snapshot_attempt + 1
+    name = f"hotfirst-{item.pk}-{attempt}"
+    if not item.transition(
+        ItemState.SNAPSHOTTING, snapshot_attempt=attempt, snapshot_name=name, batch=batch, reason=""
+    ):
+        return False
+    SnapshotRecord.objects.create(name=name, vcenter=vcenter, vm_ref=item.vm.ref, item=item)
+    return True
+
+
+def _settle(item: RunItem, result: Snapshot | HotfirstError) -> None:
+    if isinstance(result, Snapshot):
+        item.transition(
+            ItemState.WAITING, snapshot_ref=result.ref, snapshot_at=result.taken_at, quiesced=result.quiesced
+        )
+    else:
+        _fail(item, result)
+
+
+def _fail(item: RunItem, error: HotfirstError) -> None:
+    """By way of `removing` where a snapshot may exist: a call that failed may still have made one."""
+    told = {"message": str(error), "error_code": error.code}
+    if item.state == ItemState.SNAPSHOTTING:
+        item.transition(ItemState.REMOVING, outcome=ItemState.FAILED, **told)
+    else:
+        item.transition(ItemState.FAILED, finished_at=timezone.now(), **told)
+    publish(item.run_id, {"item": str(item.pk), "state": item.state})

@@ -1,0 +1,119 @@
+"""Each minute: starts what is due, and puts right whatever a dead worker left. Harmless when run twice at once."""
+
+import logging
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from backups.errors import HotfirstError
+from backups.events import publish
+from backups.leases import DRAIN, NO_LEASE
+from backups.models import Event, Plan, Recovery, Run, RunItem, SnapshotRecord, VCenter
+from backups.models.recoveries import RECOVERY_FINAL
+from backups.models.runs import HOLDING, RUN_FINAL, ItemState
+from backups.schedule import latest_start, next_starts
+from backups.services.recoveries import hint_recovery
+from backups.services.runs import finish_if_done, hint_coordinator, hint_readers, start_run
+from backups.services.vcenters import connect
+
+log = logging.getLogger(__name__)
+MAX_FAILURES = 3
+HINT_AGAIN_S = 45
+EVENTS_KEPT = timedelta(days=1)
+SWEPT_FOR = timedelta(days=1)
+
+
+def tick() -> None:
+    if DRAIN.value:
+        return
+    now = timezone.now()
+    start_due_plans(now)
+    reap_items(now)
+    look_after_runs(now)
+    look_after_recoveries(now)
+    remove_orphans()
+    Event.objects.filter(at__lt=now - EVENTS_KEPT).delete()
+
+
+def start_due_plans(now: datetime) -> None:
+    """A slot that was missed is caught up once. The next start moves on first, and only one tick moves it."""
+    for plan in Plan.objects.filter(next_start_at__lte=now).select_related("tenant", "repository"):
+        due = plan.next_start_at
+        assert due is not None  # noqa: S101
+        following = next_starts(plan.cron, plan.time_zone, now, 1)
+        slot = latest_start(plan.cron, plan.time_zone, due, now)
+        with transaction.atomic():
+            moved = Plan.objects.filter(pk=plan.pk, next_start_at=due).update(
+                next_start_at=following[0] if following else None
+            )
+            if moved:
+                _start(plan, slot)
+
+
+def _start(plan: Plan, slot: datetime) -> None:
+    try:
+        start_run(None, plan, scheduled_for=slot)
+    except HotfirstError as error:
+        log.warning("the start of %s at %s was left out: %s", plan, slot, error)
+
+
+def reap_items(now: datetime) -> None:
+    """A reader that died kept the snapshot; the item waits again, so its backup time stays."""
+    for item in RunItem.objects.filter(state=ItemState.ARCHIVING, lease_until__lt=now):
+        failures = {"failures": item.failures + 1, **NO_LEASE}
+        if item.failures + 1 < MAX_FAILURES:
+            item.transition(ItemState.WAITING, reader=None, **failures)
+        else:
+            told = "The worker that archived this VM was lost, several times; tell your provider."
+            item.transition(ItemState.REMOVING, outcome=ItemState.FAILED, message=told, **failures)
+        publish(item.run_id, {"item": str(item.pk), "state": item.state})
+
+
+def look_after_runs(now: datetime) -> None:
+    stale = now - timedelta(seconds=HINT_AGAIN_S)
+    for run in Run.objects.exclude(state__in=RUN_FINAL):
+        items = RunItem.objects.filter(run=run)
+        free = run.lease_until is None or run.lease_until < now
+        to_coordinate = items.filter(state__in=(ItemState.QUEUED, ItemState.SNAPSHOTTING)).exists()
+        if free and to_coordinate and (run.hinted_at is None or run.hinted_at < stale or run.lease_until):
+            hint_coordinator(run)
+        claimable = items.filter(Q(lease_until=None) | Q(lease_until__lt=now)).filter(
+            state__in=(ItemState.WAITING, ItemState.REMOVING)
+        )
+        busy = items.filter(state=ItemState.ARCHIVING).count()
+        hint_readers(min(claimable.count(), max(run.readers - busy, 1)))
+        finish_if_done(run)
+
+
+def look_after_recoveries(now: datetime) -> None:
+    stale = now - timedelta(seconds=HINT_AGAIN_S)
+    dead = Q(lease_until__lt=now) | Q(lease_until=None, hinted_at__lt=stale)
+    for recovery in Recovery.objects.exclude(state__in=RECOVERY_FINAL).filter(dead):
+        hint_recovery(recovery)
+
+
+def remove_orphans() -> None:
+    """Journalled snapshots that no item holds; and those that turned up in vCenter after their row was closed,
+    which a request that outlived its worker can make."""
+    held = Q(item__state__in=HOLDING, name=F("item__snapshot_name"))
+    open_orphans = SnapshotRecord.objects.filter(removed_at=None).exclude(held)
+    late = SnapshotRecord.objects.filter(created_at__gt=timezone.now() - SWEPT_FOR).exclude(held)
+    for vcenter in VCenter.objects.filter(pk__in=(open_orphans | late).values("vcenter")):
+        try:
+            _sweep(vcenter, [*open_orphans.filter(vcenter=vcenter)], {r.name for r in late.filter(vcenter=vcenter)})
+        except HotfirstError as error:
+            log.warning("orphaned snapshots on %s: %s", vcenter, error)
+
+
+def _sweep(vcenter: VCenter, orphans: list[SnapshotRecord], late: set[str]) -> None:
+    with connect(vcenter) as platform:
+        for record in orphans:
+            platform.remove_snapshot(record.name, record.vm_ref)
+            SnapshotRecord.objects.filter(pk=record.pk).update(removed_at=timezone.now())
+            log.info("removed the orphaned snapshot %s", record.name)
+        for snapshot in platform.find_snapshots("hotfirst-"):
+            if snapshot.name in late:
+                platform.remove_snapshot(snapshot.name, snapshot.vm_ref)
+                log.info("removed the late snapshot %s", snapshot.name)
