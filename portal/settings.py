@@ -80,7 +80,11 @@ TEMPLATES = [
     }
 ]
 
-DATABASES = {"default": env.db("DATABASE_URL", default=f"sqlite:///{HOTFIRST_HOME / 'hotfirst.sqlite3'}")}
+DATABASES = {
+    "default": env.db_url_config(
+        env.str("DATABASE_URL", default="") or f"sqlite:///{HOTFIRST_HOME / 'hotfirst.sqlite3'}"
+    )
+}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Without IMMEDIATE and WAL, workers and the portal lock one another out.
     DATABASES["default"]["OPTIONS"] = {

@@ -1,0 +1,28 @@
+# Two commands: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test
+demo: $(VENV)/.installed
+	HOTFIRST_HOME=$(CURDIR)/var/demo DATABASE_URL= HOTFIRST_LOAD_WINDOW_S=10 $(RUN) manage.py demo $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(RUN) manage.py makemigrations --check --dry-run
+	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m tests.with_postgres -- $(RUN) -m pytest -m database $(ARGS)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements.txt requirements-dev.txt | $(VENV)/bin/python
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@ $(VENV)/.installed
