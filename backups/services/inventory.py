@@ -79,11 +79,11 @@ def assign_vapp(actor: User | None, vapp: VApp, tenant: Tenant | None) -> None:
     if vapp.tenant_id != (tenant.pk if tenant else None):
         VApp.objects.filter(pk=vapp.pk).update(tenant=tenant, plan=None)
         Vm.objects.filter(vapp=vapp).update(tenant=tenant, plan=None)
-        audit.record(actor, tenant, "vapp.assign", vapp.name, tenant=tenant.name if tenant else None)
+        audit.record(actor, tenant, "vapp.assign", vapp.name, to=tenant.name if tenant else None)
 
 
 @transaction.atomic
 def assign_vm(actor: User | None, vm: Vm, tenant: Tenant | None) -> None:
     if vm.tenant_id != (tenant.pk if tenant else None):
         Vm.objects.filter(pk=vm.pk).update(tenant=tenant, plan=None)
-        audit.record(actor, tenant, "vm.assign", vm.name, tenant=tenant.name if tenant else None)
+        audit.record(actor, tenant, "vm.assign", vm.name, to=tenant.name if tenant else None)

@@ -15,7 +15,7 @@ from backups.events import publish
 from backups.leases import DRAIN, Heartbeat, lease_fields, release
 from backups.models import Recovery, RecoveryItem, VApp, Vm
 from backups.models.recoveries import RecoveryMode, RecoveryState
-from backups.platform import Platform, VAppConfig
+from backups.platform import Platform, Target, VAppConfig
 from backups.services import inventory
 from backups.services.recoveries import end_recovery
 from backups.services.repositories import open_store
@@ -114,7 +114,7 @@ def _make_vapp(recovery: Recovery, platform: Platform, item: RecoveryItem) -> No
     recovery.vapp_ref = ref
 
 
-def _target(platform: Platform, item: RecoveryItem, vapp_ref: str | None) -> recovering.Target:
+def _target(platform: Platform, item: RecoveryItem, vapp_ref: str | None) -> Target:
     vm = item.archive.vm
     return recovering.choose_target(
         platform,

@@ -1,0 +1,35 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from backups.report import Done, report
+
+START = datetime(2026, 11, 24, 22, tzinfo=UTC)
+
+
+def done(name: str, load_kbps: float, begins_s: float, ends_s: float) -> Done:
+    return Done(
+        id=name,
+        name=name,
+        load_kbps=load_kbps,
+        snapshot_at=START,
+        archiving_at=START + timedelta(seconds=begins_s),
+        removed_at=START + timedelta(seconds=ends_s),
+    )
+
+
+def test_exposure_is_what_the_snapshots_grew_by_while_they_were_held() -> None:
+    told = report([done("busy", 100, 0, 10), done("idle", 1, 10, 30)], readers=1)
+    assert told["exposure_kb"] == 100 * 10 + 1 * 30
+    assert told["longest_hold_s"] == 30
+
+
+def test_other_orders_are_computed_with_the_durations_that_were_measured() -> None:
+    told = report([done("busy", 100, 0, 10), done("idle", 1, 10, 30)], readers=1)
+    assert told["orders"]["highest_load"] == pytest.approx(told["exposure_kb"])
+    assert told["orders"]["reverse"] == pytest.approx(1 * 20 + 100 * 30)
+    assert told["bound_kb"] <= told["exposure_kb"]
+
+
+def test_a_run_in_which_nothing_was_archived_has_nothing_to_tell() -> None:
+    assert report([], readers=2) == {}
