@@ -9,3 +9,6 @@ from portal.settings import *  # noqa: F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 AXES_ENABLED = False
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":  # noqa: F405
+    # A file: threads that share a database in memory lock one another out.
+    DATABASES["default"]["TEST"] = {"NAME": HOTFIRST_HOME / "test.sqlite3"}  # noqa: F405

@@ -21,8 +21,7 @@ class Recovered:
 
 def config_of(archive: ArchiveReader) -> VmConfig:
     disks = tuple(
-        Disk(key=d.key, label=d.label, capacity_bytes=d.capacity_bytes, datastore="", path="")
-        for d in archive.disks
+        Disk(key=d.key, label=d.label, capacity_bytes=d.capacity_bytes, datastore="", path="") for d in archive.disks
     )
     kept = archive.config
     return VmConfig(name=kept["name"], uuid=kept["uuid"], settings=kept["settings"], disks=disks)
@@ -125,9 +124,7 @@ def _config_differences(wanted: VmConfig, got: VmConfig) -> list[str]:
     ]
 
 
-def choose_target(
-    platform: Platform, *, host: str, datastore: str, vapp_ref: str | None, bytes_needed: int
-) -> Target:
+def choose_target(platform: Platform, *, host: str, datastore: str, vapp_ref: str | None, bytes_needed: int) -> Target:
     """Where the VM lay when it was archived if that is still there, else where there is most room."""
     seen = platform.inventory()
     if not seen.hosts or not seen.datastores:

@@ -58,9 +58,7 @@ def _store_vms(vcenter: VCenter, seen: Inventory, vapps: dict[str, VApp]) -> Non
         row = known.get(vm.uuid) or Vm(vcenter=vcenter, instance_uuid=vm.uuid)
         _copy(vm, row, vapps.get(vm.vapp_ref or ""))
         row.save()
-    gone = Vm.objects.filter(vcenter=vcenter, vanished_at=None).exclude(
-        instance_uuid__in=[vm.uuid for vm in seen.vms]
-    )
+    gone = Vm.objects.filter(vcenter=vcenter, vanished_at=None).exclude(instance_uuid__in=[vm.uuid for vm in seen.vms])
     gone.update(vanished_at=timezone.now())
 
 

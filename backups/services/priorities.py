@@ -31,6 +31,4 @@ def _expected_bytes(items: list[RunItem]) -> dict[str, int]:
     rows = RunItem.objects.filter(pk__in=[item.pk for item in items]).annotate(
         last_full=Subquery(last.values("full")[:1]), last_read=Subquery(last.values("bytes_read")[:1])
     )
-    return {
-        str(row.pk): row.bytes_total if row.last_read is None or row.last_full else row.last_read for row in rows
-    }
+    return {str(row.pk): row.bytes_total if row.last_read is None or row.last_full else row.last_read for row in rows}

@@ -4,14 +4,16 @@ from datetime import datetime
 
 from django.contrib.auth.models import User
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from backups.errors import Conflict, InvalidRequest
 from backups.events import publish
 from backups.locks import exclusive
-from backups.models import Archive, Recovery, RecoveryItem, Run, Tenant, VApp
+from backups.models import Archive, Recovery, RecoveryItem, Run, RunItem, Tenant, VApp
 from backups.models.archives import ArchiveState
 from backups.models.recoveries import RECOVERY_FINAL, RecoveryMode, RecoveryState
+from backups.models.runs import HOLDING
 from backups.queues import hint
 from backups.services import audit
 
@@ -94,9 +96,7 @@ def _check(tenant: Tenant, archives: Sequence[Archive], mode: str, vapp_name: st
     if any(archive.tenant_id != tenant.pk for archive in archives):
         raise InvalidRequest("These archives do not all belong to this tenant.")
     if any(archive.state != ArchiveState.GOOD for archive in archives):
-        raise InvalidRequest(
-            "An archive that is damaged or deleted cannot be recovered; choose another backup time."
-        )
+        raise InvalidRequest("An archive that is damaged or deleted cannot be recovered; choose another backup time.")
     if len({archive.vm_id for archive in archives}) < len(archives):
         raise InvalidRequest("Choose one archive for each VM.")
     if len({archive.vm.vcenter_id for archive in archives}) > 1:
@@ -118,11 +118,16 @@ def _check_new_vapp(archive: Archive, new_name: str) -> None:
 def _refuse_overlap(archives: Sequence[Archive], mode: str) -> None:
     if mode != RecoveryMode.IN_PLACE:
         return
-    busy = RecoveryItem.objects.filter(
-        archive__vm__in=[archive.vm_id for archive in archives], recovery__mode=RecoveryMode.IN_PLACE
-    ).exclude(recovery__state__in=RECOVERY_FINAL)
-    if (other := busy.first()) is not None:
+    vms = [archive.vm_id for archive in archives]
+    if (other := in_place_now().filter(archive__vm__in=vms).first()) is not None:
         raise Conflict(f"{other.vm_name} is being recovered in place already; wait until that ends.")
+    if (held := RunItem.objects.filter(vm__in=vms, state__in=HOLDING).first()) is not None:
+        raise Conflict(f"{held.vm_name} is being backed up; wait until that ends, or cancel the run.")
+
+
+def in_place_now() -> QuerySet[RecoveryItem]:
+    going_on = RecoveryItem.objects.filter(recovery__mode=RecoveryMode.IN_PLACE)
+    return going_on.exclude(recovery__state__in=RECOVERY_FINAL)
 
 
 def cancel_recovery(actor: User | None, recovery: Recovery) -> None:

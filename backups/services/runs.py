@@ -3,12 +3,13 @@ from datetime import datetime
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from backups.errors import Conflict, HotfirstError, InvalidRequest
 from backups.events import publish
 from backups.leases import NO_LEASE
+from backups.locks import exclusive
 from backups.models import Plan, Run, RunItem, Vm
 from backups.models.runs import ITEM_FINAL, RUN_FINAL, CancelMode, ItemState, RunState
 from backups.queues import hint
@@ -29,20 +30,17 @@ def start_run(
     chosen = list(protected.values()) if vms is None else [protected[vm.pk] for vm in vms if vm.pk in protected]
     if not chosen:
         raise InvalidRequest(f"The plan {plan.name} has no VMs to back up; apply it to a vApp or a VM first.")
-    if plan.runs.exclude(state__in=RUN_FINAL).exists():
-        raise Conflict(f"A run of {plan.name} is going on; wait until it ends, or cancel it.")
-    try:
+    with exclusive(f"plan {plan.pk}"):
+        if plan.runs.exclude(state__in=RUN_FINAL).exists():
+            raise Conflict(f"A run of {plan.name} is going on; wait until it ends, or cancel it.")
+        if scheduled_for and plan.runs.filter(scheduled_for=scheduled_for).exists():
+            raise Conflict(f"This start of {plan.name} has been made already.")
         return _create(actor, plan, chosen, scheduled_for)
-    except IntegrityError as error:
-        raise Conflict(f"This start of {plan.name} has been made already.") from error
 
 
-@transaction.atomic
 def _create(actor: User | None, plan: Plan, vms: list[Vm], scheduled_for: datetime | None) -> Run:
     copied = {name: getattr(plan, name) for name in COPIED}
-    run = Run.objects.create(
-        tenant=plan.tenant, plan=plan, plan_name=plan.name, scheduled_for=scheduled_for, **copied
-    )
+    run = Run.objects.create(tenant=plan.tenant, plan=plan, plan_name=plan.name, scheduled_for=scheduled_for, **copied)
     RunItem.objects.bulk_create(
         RunItem(
             run=run,

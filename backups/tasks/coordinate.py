@@ -2,7 +2,7 @@
 
 import logging
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
@@ -14,12 +14,13 @@ from backups.batches import Queued, next_batch
 from backups.engine.snapshotting import measure, snapshot_all
 from backups.errors import HotfirstError, Interrupted, NotFound
 from backups.events import publish
-from backups.leases import Heartbeat, lease_fields, release
+from backups.leases import DRAIN, Heartbeat, lease_fields, release
 from backups.models import LoadSample, Run, RunItem, SnapshotRecord, VCenter, Vm
 from backups.models.runs import CancelMode, ItemState, RunState
 from backups.platform import Load, Platform, Quiesce, Snapshot, SnapshotOrder
 from backups.services.priorities import set_priorities
-from backups.services.runs import cancel_open_items, finish_if_done, hint_readers
+from backups.services.recoveries import in_place_now
+from backups.services.runs import cancel_open_items, finish_if_done, hint_coordinator, hint_readers
 from backups.services.vcenters import connect
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,19 @@ def coordinate(run_id: str) -> None:
         log.exception("coordinating %s", run.pk)
         _take_bug(run)
     release(run)
-    if RunItem.objects.filter(run=run, state=ItemState.WAITING).exists():
+    _hand_on(run)
+
+
+def _hand_on(run: Run) -> None:
+    """Hints sent while this coordinator held the lease came to nothing, so what they would have said is said now."""
+    states = list(RunItem.objects.filter(run=run).values_list("state", flat=True))
+    waiting = states.count(ItemState.WAITING)
+    if waiting or ItemState.REMOVING in states:
         hint_readers(run.readers)
+    if ItemState.QUEUED in states and waiting < run.readers and not DRAIN.value:
+        backing_off = Run.objects.filter(pk=run.pk, lease_until__gt=timezone.now()).exists()
+        if not backing_off:
+            hint_coordinator(run)
     finish_if_done(run)
 
 
@@ -78,9 +90,7 @@ def _take_bug(run: Run) -> None:
     if run.failures + 1 >= MAX_FAILURES:
         told = f"An unexpected error stopped this run. Tell your provider the reference {run.pk}."
         items = RunItem.objects.filter(run=run)
-        items.filter(state=ItemState.QUEUED).update(
-            state=ItemState.ERRORED, message=told, finished_at=timezone.now()
-        )
+        items.filter(state=ItemState.QUEUED).update(state=ItemState.ERRORED, message=told, finished_at=timezone.now())
         items.filter(state=ItemState.SNAPSHOTTING).update(
             state=ItemState.REMOVING, outcome=ItemState.ERRORED, message=told
         )
@@ -119,6 +129,7 @@ def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Pl
     for item in queued:
         if item.state == ItemState.SNAPSHOTTING:
             _clear_abandoned(item, platforms[item.vm.vcenter])
+    queued = _skip_recovering(queued)
     for vcenter, platform in platforms.items():
         _measure(platform, [item for item in queued if item.vm.vcenter == vcenter])
     set_priorities(run.policy, queued)
@@ -126,6 +137,16 @@ def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Pl
     beat.check()
     for vcenter, platform in platforms.items():
         _snapshot(run, platform, vcenter, [item for item in batch if item.vm.vcenter == vcenter])
+
+
+def _skip_recovering(items: list[RunItem]) -> list[RunItem]:
+    """A VM that is being overwritten has no state worth an archive."""
+    recovering = set(in_place_now().values_list("archive__vm", flat=True))
+    for item in items:
+        if item.vm_id in recovering:
+            told = f"{item.vm_name} is being recovered in place; the next run backs it up."
+            item.transition(ItemState.SKIPPED, message=told, finished_at=timezone.now())
+    return [item for item in items if item.vm_id not in recovering]
 
 
 def _clear_abandoned(item: RunItem, platform: Platform) -> None:
@@ -146,14 +167,14 @@ def _measure(platform: Platform, items: list[RunItem]) -> None:
             Vm.objects.filter(pk=item.vm_id).update(write_kbps=load.write_kbps, read_kbps=load.read_kbps)
     RunItem.objects.bulk_update(items, ["load_kbps", "load_at"])
     LoadSample.objects.bulk_create(
-        _sample(item, loads[item.vm.ref]) for item in items if loads[item.vm.ref].samples
+        _sample(item, loads[item.vm.ref], now) for item in items if loads[item.vm.ref].samples
     )
 
 
-def _sample(item: RunItem, load: Load) -> LoadSample:
+def _sample(item: RunItem, load: Load, at: datetime) -> LoadSample:
     return LoadSample(
         vm_id=item.vm_id,
-        at=item.load_at,
+        at=at,
         write_kbps=load.write_kbps,
         read_kbps=load.read_kbps,
         write_iops=load.write_iops,
@@ -172,11 +193,7 @@ def _choose(run: Run, queued: list[RunItem]) -> list[RunItem]:
 
 def _snapshot(run: Run, platform: Platform, vcenter: VCenter, items: list[RunItem]) -> None:
     batch = (
-        RunItem.objects.filter(run=run)
-        .exclude(batch=None)
-        .order_by("-batch")
-        .values_list("batch", flat=True)
-        .first()
+        RunItem.objects.filter(run=run).exclude(batch=None).order_by("-batch").values_list("batch", flat=True).first()
         or 0
     ) + 1
     ordered = [item for item in items if _journal(item, vcenter, batch)]

@@ -43,13 +43,9 @@ def claim() -> RunItem | None:
         if item.state == ItemState.WAITING:
             fields |= _place(item) | {"archiving_at": now, "started_at": item.started_at or now, "bytes_read": 0}
             fields |= {"message": "", "error_code": ""}
-        won = item.transition(
-            ItemState.ARCHIVING if item.state == ItemState.WAITING else ItemState.REMOVING, **fields
-        )
+        won = item.transition(ItemState.ARCHIVING if item.state == ItemState.WAITING else ItemState.REMOVING, **fields)
         publish(item.run_id, {"item": str(item.pk), "state": item.state})
-    return (
-        RunItem.objects.select_related("run__repository", "vm__vcenter", "tenant").get(pk=item.pk) if won else None
-    )
+    return RunItem.objects.select_related("run__repository", "vm__vcenter", "tenant").get(pk=item.pk) if won else None
 
 
 def _waiting(free: Q) -> QuerySet[RunItem]:
@@ -106,9 +102,7 @@ def _archive(item: RunItem, platform: Platform, beat: Heartbeat) -> None:
     except Exception as error:
         log.exception("archiving item %s", item.pk)
         told = f"An unexpected error stopped this archive. Tell your provider the reference {item.pk}."
-        item.transition(
-            ItemState.REMOVING, outcome=ItemState.ERRORED, message=told, error_code=type(error).__name__
-        )
+        item.transition(ItemState.REMOVING, outcome=ItemState.ERRORED, message=told, error_code=type(error).__name__)
     publish(item.run_id, {"item": str(item.pk), "state": item.state})
 
 
@@ -119,7 +113,7 @@ def _cancelled_now(item: RunItem) -> bool:
 def _take_interruption(item: RunItem, error: Interrupted) -> None:
     """Cancelled: the snapshot goes. Drained: the item waits, snapshot and all, for the next reader. Overtaken: the
     writes below count for nothing."""
-    if _cancelled_now(item):
+    if Run.objects.filter(pk=item.run_id).exclude(cancel=CancelMode.NONE).exists():
         item.transition(ItemState.REMOVING, outcome=ItemState.CANCELLED, message=str(error))
     else:
         item.transition(ItemState.WAITING, reader=None, **NO_LEASE)

@@ -67,9 +67,7 @@ def recover(recovery_id: str) -> None:
 def _claim(recovery_id: str) -> Recovery | None:
     now = timezone.now()
     free = Q(lease_until=None) | Q(lease_until__lt=now)
-    open_ones = Recovery.objects.filter(
-        free, pk=recovery_id, state__in=(RecoveryState.QUEUED, RecoveryState.RUNNING)
-    )
+    open_ones = Recovery.objects.filter(free, pk=recovery_id, state__in=(RecoveryState.QUEUED, RecoveryState.RUNNING))
     claimed = open_ones.update(
         state=RecoveryState.RUNNING,
         attempt=F("attempt") + 1,

@@ -15,7 +15,7 @@ from backups.models.recoveries import RECOVERY_FINAL
 from backups.models.runs import HOLDING, RUN_FINAL, ItemState
 from backups.schedule import latest_start, next_starts
 from backups.services.recoveries import hint_recovery
-from backups.services.runs import finish_if_done, hint_coordinator, hint_readers, start_run
+from backups.services.runs import cancel_open_items, finish_if_done, hint_coordinator, hint_readers, start_run
 from backups.services.vcenters import connect
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,8 @@ def reap_items(now: datetime) -> None:
 def look_after_runs(now: datetime) -> None:
     stale = now - timedelta(seconds=HINT_AGAIN_S)
     for run in Run.objects.exclude(state__in=RUN_FINAL):
+        if run.cancel:
+            cancel_open_items(run)
         items = RunItem.objects.filter(run=run)
         free = run.lease_until is None or run.lease_until < now
         to_coordinate = items.filter(state__in=(ItemState.QUEUED, ItemState.SNAPSHOTTING)).exists()

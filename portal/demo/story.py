@@ -114,9 +114,7 @@ def recover_vapp(world: World, plan: Plan, vapp_name: str, say: Say) -> None:
     )
     _until(lambda: _reload_recovery(recovery).state in RECOVERY_FINAL, "the recovery")
     if recovery.state != RecoveryState.SUCCEEDED:
-        raise CommandError(
-            "\n".join([recovery.message, *(f"{i.vm_name}: {i.message}" for i in recovery.items.all())])
-        )
+        raise CommandError("\n".join([recovery.message, *(f"{i.vm_name}: {i.message}" for i in recovery.items.all())]))
     for item in recovery.items.select_related("archive"):
         _compare(world, item.archive, item.vm_ref)
         say(f"  {item.vm_name:16} equals its archive, byte for byte ({item.bytes_total / 2**20:.0f} MiB)")

@@ -26,9 +26,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--once", action="store_true", help="Leave when all has been shown; non-zero if it failed."
-        )
+        parser.add_argument("--once", action="store_true", help="Leave when all has been shown; non-zero if it failed.")
         parser.add_argument("--port", type=int, default=8000, help="Where the portal listens, if it is free.")
 
     def handle(self, *, once: bool, port: int, **_: Any) -> None:
@@ -46,9 +44,7 @@ class Command(BaseCommand):
         if connection.vendor != "sqlite" or home not in _database().parents:
             raise CommandError("The demo keeps its own SQLite database; start it without DATABASE_URL.")
         if _database().exists() and not (home / MARKER).exists():
-            raise CommandError(
-                f"{home} holds an installation that is no demo. Set HOTFIRST_HOME to another folder."
-            )
+            raise CommandError(f"{home} holds an installation that is no demo. Set HOTFIRST_HOME to another folder.")
         connection.close()
         for thing in home.iterdir():
             shutil.rmtree(thing) if thing.is_dir() else thing.unlink()
