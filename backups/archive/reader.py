@@ -1,0 +1,124 @@
+"""Reads one archive."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from backups.archive import manifest
+from backups.archive.chunks import ChunkSource
+from backups.archive.index import Index
+from backups.archive.keys import TenantKeys
+from backups.archive.manifest import DiskEntry
+from backups.archive.maps import CHUNK_BYTES, ZERO_ID, DiskMap, chunk_length
+from backups.archive.store import ObjectStore
+from backups.errors import InvalidRequest, KeyUnavailable
+
+BATCH_CHUNKS = 16
+AHEAD = 2
+"""Batches read ahead for each thread: they, and no more, are in memory."""
+
+Run = tuple[int, bytes]
+
+
+@dataclass(frozen=True)
+class ArchivedDisk:
+    key: int
+    label: str
+    capacity_bytes: int
+    change_id: str | None
+
+
+class ArchiveReader:
+    """Opens without the private key as well: then it tells of disks, change ids and maps, but not of data and
+    configuration (KeyUnavailable). Raises ArchiveMissing, ArchiveDamaged."""
+
+    def __init__(self, store: ObjectStore, keys: TenantKeys, archive_id: str) -> None:
+        self.archive_id = archive_id
+        self._store, self._keys = store, keys
+        self._manifest = manifest.load(store, keys, archive_id)
+
+    @property
+    def backup_time(self) -> datetime:
+        return self._manifest.backup_time
+
+    @cached_property
+    def disks(self) -> tuple[ArchivedDisk, ...]:
+        return tuple(
+            ArchivedDisk(disk.key, disk.label, disk.capacity_bytes, disk.change_id) for disk in self._manifest.disks
+        )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self._private_part["config"]
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        return self._private_part["extra"]
+
+    @cached_property
+    def _private_part(self) -> dict[str, Any]:
+        return self._manifest.private_part(self._keys)
+
+    @cached_property
+    def _source(self) -> ChunkSource:
+        return ChunkSource(self._store, self._keys, Index.open(self._store, self._keys))
+
+    def disk_map(self, key: int) -> DiskMap:
+        """Needs no private key."""
+        disk = self._disk(key)
+        return DiskMap(disk.capacity_bytes, disk.page_ids, lambda page_id: self._source.load(page_id))
+
+    def read(self, key: int, start: int, length: int) -> bytes:
+        """Shorter at the disk's end."""
+        self._need_private_key()
+        disk_map = self.disk_map(key)
+        end = max(start, min(start + length, disk_map.capacity_bytes))
+        chunks = range(start // CHUNK_BYTES, -(-end // CHUNK_BYTES))
+        data = b"".join(self._chunk(disk_map, chunk) for chunk in chunks)
+        return data[start - chunks.start * CHUNK_BYTES :][: end - start]
+
+    def runs(self, key: int, *, threads: int = 2) -> Iterator[Run]:
+        """All data that is not zeros, ascending, in runs of whole chunks; the rest of the disk is zeros."""
+        self._need_private_key()
+        ids = self.disk_map(key).ids()
+        batches = iter(lambda: list(islice(ids, BATCH_CHUNKS)), [])
+        with ThreadPoolExecutor(threads, thread_name_prefix="archive-reader") as pool:
+            ahead: deque[Future[list[Run]]] = deque()
+            for batch in batches:
+                ahead.append(pool.submit(self._runs_of, batch))
+                if len(ahead) >= threads * AHEAD:
+                    yield from ahead.popleft().result()
+            while ahead:
+                yield from ahead.popleft().result()
+
+    def _runs_of(self, batch: list[tuple[int, bytes]]) -> list[Run]:
+        loaded = self._source.load_many({chunk_id for _, chunk_id in batch})
+        runs: list[tuple[int, list[bytes]]] = []
+        expected = -1
+        for chunk, chunk_id in batch:
+            if chunk != expected:
+                runs.append((chunk * CHUNK_BYTES, []))
+            runs[-1][1].append(loaded[chunk_id])
+            expected = chunk + 1
+        return [(start, b"".join(pieces)) for start, pieces in runs]
+
+    def _chunk(self, disk_map: DiskMap, chunk: int) -> bytes:
+        chunk_id = disk_map.chunk_id(chunk)
+        if chunk_id == ZERO_ID:
+            return bytes(chunk_length(disk_map.capacity_bytes, chunk))
+        return self._source.load(chunk_id)
+
+    def _disk(self, key: int) -> DiskEntry:
+        for disk in self._manifest.disks:
+            if disk.key == key:
+                return disk
+        raise InvalidRequest(f"Archive {self.archive_id} has no disk {key}; choose one of its disks.")
+
+    def _need_private_key(self) -> None:
+        if self._keys.private_key is None:
+            raise KeyUnavailable("Reading an archive needs the tenant's private key, which is not on this host.")
