@@ -16,17 +16,17 @@ from datetime import timedelta
 from types import FrameType
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import connection
 from django.utils import timezone
 from django_q.cluster import Cluster
 from django_q.conf import Conf
 from django_q.models import OrmQ, Schedule
-from django_q.tasks import async_task
 
 from backups.leases import DRAIN
 from backups.models import Recovery, RunItem
-from backups.queues import READERS
+from backups.queues import READERS, hint
 
 PR_SET_PDEATHSIG = 1
 STOP_DEADLINE_S = 90
@@ -80,7 +80,7 @@ class Command(BaseCommand):
         readers = None
         if Conf.CLUSTER_NAME != READERS:
             ensure_schedules()
-            async_task("backups.tasks.tick.tick", task_name="tick at start")
+            hint("backups.tasks.tick.tick")
             readers = self._start_readers()
         os.register_at_fork(after_in_child=die_with_parent)
         connection.close()
@@ -101,13 +101,18 @@ class Command(BaseCommand):
         )
 
     def _watch(self, cluster: DrainingCluster) -> None:
-        looked_at = time.monotonic()
+        looked_at = started_at = time.monotonic()
+        second_tick_due = Conf.CLUSTER_NAME != READERS
         while cluster.sentinel.is_alive():
             time.sleep(0.5)
             if DRAIN.value:
                 continue
             if cluster.readers and cluster.readers.poll() is not None:
                 self._leave("The readers have died; leaving, so that all is started again.")
+            if second_tick_due and time.monotonic() - started_at > settings.HOTFIRST_LEASE_S + 1:
+                # By now the leases of a worker that was killed just before this one started are over.
+                second_tick_due = False
+                hint("backups.tasks.tick.tick")
             if time.monotonic() - looked_at > 60:
                 looked_at = time.monotonic()
                 if is_deaf():
