@@ -1,7 +1,10 @@
 """Reads records back by their ids, from whichever copy is good."""
 
 import threading
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import zstandard
 from blake3 import blake3
@@ -18,12 +21,29 @@ from backups.errors import ArchiveDamaged
 READ_BYTES = 4 * 1024 * 1024
 GAP_BYTES = 64 * 1024
 """Records so near to each other are read in one go."""
+AHEAD = 2
+"""Batches worked on ahead for each thread."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class RecordDamaged(ArchiveDamaged):
     def __init__(self, message: str, pack: PackRef | None, record_id: bytes) -> None:
         super().__init__(message)
         self.pack, self.record_id = pack, record_id
+
+
+def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Results in the order of the items; a few are worked on ahead, and no more than these are in memory."""
+    with ThreadPoolExecutor(threads, thread_name_prefix="archive-reader") as pool:
+        ahead: deque[Future[Result]] = deque()
+        for item in items:
+            ahead.append(pool.submit(work, item))
+            if len(ahead) >= threads * AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 class ChunkSource:
@@ -37,14 +57,14 @@ class ChunkSource:
 
     def load(self, record_id: bytes) -> bytes:
         """Tries every copy. Raises RecordDamaged, KeyUnavailable."""
-        trouble = RecordDamaged(f"Chunk {record_id.hex()} is in no pack of the index.", None, record_id)
+        trouble: RecordDamaged | None = None
         for location in self.index.copies(record_id):
             try:
                 stored = self._stored(location.pack, location.offset, location.stored_bytes, record_id)
                 return self._opened(record_id, location, stored)
             except RecordDamaged as error:
                 trouble = error
-        raise trouble
+        raise trouble or self._unknown(record_id)
 
     def load_many(self, record_ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """In the order in which they lie, neighbours in one read."""
@@ -58,8 +78,12 @@ class ChunkSource:
     def _location(self, record_id: bytes) -> Location:
         location = self.index.find(record_id) or next(self.index.copies(record_id), None)
         if location is None:
-            raise RecordDamaged(f"Chunk {record_id.hex()} is in no pack of the index.", None, record_id)
+            raise self._unknown(record_id)
         return location
+
+    def _unknown(self, record_id: bytes) -> RecordDamaged:
+        why = " ".join(str(error) for error in self.index.broken.values())
+        return RecordDamaged(f"Chunk {record_id.hex()} is in no pack of the index. {why}".strip(), None, record_id)
 
     def _load_group(self, group: list[tuple[bytes, Location]]) -> dict[bytes, bytes]:
         start, last = group[0][1].offset, group[-1][1]

@@ -2,23 +2,25 @@
 authenticated before it is believed, blocks of records only when they are looked at."""
 
 import heapq
+import logging
 import secrets
 import struct
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
 from blake3 import blake3
 
-from backups.archive import layout, refused
+from backups.archive import layout, packs, refused
 from backups.archive.keys import TenantKeys
 from backups.archive.layout import PackRef
 from backups.archive.packs import Kind, PackWriter
 from backups.archive.refused import Refused
 from backups.archive.store import ObjectMissing, ObjectStore
-from backups.errors import ArchiveDamaged
+from backups.errors import ArchiveDamaged, RepositoryUnavailable
 
 MAGIC, VERSION = b"HFINDEX\n", 1
 ENTRY = struct.Struct("<32sIIII")
@@ -27,7 +29,10 @@ FOOTER = struct.Struct("<8sHxxIII32s32s")
 SIGNED = struct.Struct("<8sHxxIII")
 BLOCK_ENTRIES = 1024
 MAC_BYTES = 16
+HASH_BYTES = 32
 OPEN_TRIES = 3
+
+log = logging.getLogger(__name__)
 
 
 class Location(NamedTuple):
@@ -41,6 +46,12 @@ class Location(NamedTuple):
 Row = tuple[bytes, Location]
 
 
+class IndexDamaged(ArchiveDamaged):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"Index {name} is damaged; repair this tenant's index.")
+        self.name = name
+
+
 class IndexFile:
     def __init__(self, name: str, view: memoryview, key: bytes) -> None:
         self.name, self.size_bytes = name, len(view)
@@ -48,11 +59,11 @@ class IndexFile:
         if len(view) < FOOTER.size:
             raise self._damaged()
         footer = view[len(view) - FOOTER.size :]
-        magic, version, block, self.count, packs, mac, _ = FOOTER.unpack(footer)
+        magic, version, block, self.count, pack_count, mac, _ = FOOTER.unpack(footer)
         self._block_entries = block
         blocks = -(-self.count // block) if block else 0
         start = self.count * ENTRY.size
-        ends = [start, start + packs * PACK.size, 0, 0]
+        ends = [start, start + pack_count * PACK.size, 0, 0]
         ends[2] = ends[1] + blocks * MAC_BYTES
         ends[3] = ends[2] + self.count * 4
         if magic != MAGIC or ends[3] + FOOTER.size != len(view):
@@ -80,6 +91,11 @@ class IndexFile:
         """All of them, sorted by id."""
         return (self._row(row) for row in range(self.count))
 
+    def verify(self) -> None:
+        """All of it. Raises IndexDamaged."""
+        for block in range(len(self._verified)):
+            self._verify(block)
+
     def _row(self, row: int) -> Row:
         block = row // self._block_entries
         if not self._verified[block]:
@@ -95,15 +111,17 @@ class IndexFile:
             raise self._damaged()
         self._verified[block] = 1
 
-    def _damaged(self) -> ArchiveDamaged:
-        return ArchiveDamaged(f"Index {self.name} is damaged.")
+    def _damaged(self) -> IndexDamaged:
+        return IndexDamaged(self.name)
 
 
 class Index:
-    """All index files of a tenant. Without `key`s of the tenant nothing in them is believed."""
+    """All index files of a tenant. One that is damaged is left out and remembered: backups go on without it, and
+    its chunks are stored again or found again by `repair`."""
 
-    def __init__(self, files: Sequence[IndexFile], refusals: Refused) -> None:
+    def __init__(self, files: Sequence[IndexFile], refusals: Refused, broken: Iterable[IndexDamaged] = ()) -> None:
         self.files, self.refusals = tuple(files), refusals
+        self.broken = {error.name: error for error in broken}
 
     @classmethod
     def open(cls, store: ObjectStore, keys: TenantKeys) -> "Index":
@@ -111,12 +129,19 @@ class Index:
             # In this order: who sees an index that gc has replaced must also see that it was condemned.
             refusals = refused.load(store, keys.tenant_id)
             names = [stored.name for stored in store.list(layout.indexes(keys.tenant_id))]
+            with suppress(ObjectMissing):
+                return cls._opened(store, keys, [name for name in names if name not in refusals.indexes], refusals)
+        raise RepositoryUnavailable(f"The index of tenant {keys.tenant_id} changed while it was opened; try again.")
+
+    @classmethod
+    def _opened(cls, store: ObjectStore, keys: TenantKeys, names: list[str], refusals: Refused) -> "Index":
+        files, broken = list[IndexFile](), list[IndexDamaged]()
+        for name in names:
             try:
-                files = [open_file(store, keys, name) for name in names if name not in refusals.indexes]
-            except ObjectMissing:
-                continue
-            return cls(sorted(files, key=lambda file: -file.count), refusals)
-        raise ArchiveDamaged(f"The index of tenant {keys.tenant_id} lost files while it was opened; try again.")
+                files.append(open_file(store, keys, name))
+            except IndexDamaged as error:
+                broken.append(error)
+        return cls(sorted(files, key=lambda file: -file.count), refusals, broken)
 
     def add(self, file: IndexFile) -> None:
         self.files = (*self.files, file)
@@ -131,17 +156,55 @@ class Index:
 
     def copies(self, record_id: bytes) -> Iterator[Location]:
         for file in self.files:
-            yield from file.find(record_id)
+            try:
+                yield from file.find(record_id)
+            except IndexDamaged as error:
+                self.broken[file.name] = error
 
 
 def open_file(store: ObjectStore, keys: TenantKeys, name: str) -> IndexFile:
     return IndexFile(name, store.view(name), keys.index_key)
 
 
-def rows_of(packs: Iterable[PackWriter]) -> list[Row]:
+def check_stored(name: str, view: memoryview) -> None:
+    """By the hash of what is stored, without any key. Raises IndexDamaged."""
+    end = len(view) - HASH_BYTES
+    if end < 0 or blake3(view[:end]).digest() != view[end:]:
+        raise IndexDamaged(name)
+
+
+def repair(store: ObjectStore, keys: TenantKeys) -> int:
+    """Indexes the packs that no sound index file names, from their own tables, and condemns the broken files.
+    Returns the number of packs."""
+    index = Index.open(store, keys)
+    for file in index.files:
+        try:
+            file.verify()
+        except IndexDamaged as error:
+            index.broken[file.name] = error
+    named = {ref for file in index.files if file.name not in index.broken for ref, _ in file.packs}
+    names = [stored.name for stored in store.list(layout.packs(keys.tenant_id))]
+    lost = [name for name in names if layout.pack_ref(name) not in named]
+    if lost:
+        write_file(store, keys, sorted(row for name in lost for row in _rows_in(store, name)))
+    if index.broken:
+        refused.condemn(store, keys.tenant_id, [], index.broken)
+    return len(lost)
+
+
+def _rows_in(store: ObjectStore, name: str) -> list[Row]:
+    try:
+        header, entries = packs.read_table(store, name)
+    except (ArchiveDamaged, ObjectMissing) as error:
+        log.warning("Pack %s cannot be indexed: %s", name, error)
+        return []
+    return [(e.record_id, Location(header.ref, header.kind, e.offset, e.stored_bytes, e.raw_bytes)) for e in entries]
+
+
+def rows_of(written: Iterable[PackWriter]) -> list[Row]:
     return sorted(
         (entry.record_id, Location(pack.ref, pack.kind, entry.offset, entry.stored_bytes, entry.raw_bytes))
-        for pack in packs
+        for pack in written
         for entry in pack.entries
     )
 
@@ -177,18 +240,17 @@ class _Hashed:
 
 
 def _write(out: _Hashed, rows: Iterable[Row], key: bytes) -> None:
-    packs: dict[tuple[PackRef, Kind], int] = {}
+    numbers: dict[tuple[PackRef, Kind], int] = {}
     prefixes, macs = array("I"), bytearray()
     rows = iter(rows)
     while block := list(islice(rows, BLOCK_ENTRIES)):
-        records = b"".join(
-            ENTRY.pack(record_id, packs.setdefault((at.pack, at.kind), len(packs)), *at[2:]) for record_id, at in block
-        )
+        owners = [numbers.setdefault((at.pack, at.kind), len(numbers)) for _, at in block]
+        records = b"".join(ENTRY.pack(row[0], owner, *row[1][2:]) for row, owner in zip(block, owners, strict=True))
         out.write(records)
         macs += blake3(records, key=key).digest(MAC_BYTES)
         prefixes.extend(int.from_bytes(record_id[:4]) for record_id, _ in block)
-    table = b"".join(PACK.pack(bytes.fromhex(ref.session), ref.number, kind) for ref, kind in packs)
+    table = b"".join(PACK.pack(bytes.fromhex(ref.session), ref.number, kind) for ref, kind in numbers)
     tail = table + bytes(macs) + prefixes.tobytes()
-    signed = SIGNED.pack(MAGIC, VERSION, BLOCK_ENTRIES, len(prefixes), len(packs))
+    signed = SIGNED.pack(MAGIC, VERSION, BLOCK_ENTRIES, len(prefixes), len(numbers))
     out.write(tail + signed + blake3(tail + signed, key=key).digest())
     out.write(out.digest())

@@ -34,8 +34,10 @@ def chunks_in_page(capacity_bytes: int, page: int) -> int:
 class DiskMap:
     """The ids of a disk's chunks; a page is loaded when it is looked at. Not for several threads at once."""
 
-    def __init__(self, capacity_bytes: int, page_ids: Sequence[bytes], load: Callable[[bytes], bytes]) -> None:
-        self.capacity_bytes = capacity_bytes
+    def __init__(
+        self, capacity_bytes: int, page_ids: Sequence[bytes], load: Callable[[bytes], bytes], archive_id: str = ""
+    ) -> None:
+        self.capacity_bytes, self.archive_id = capacity_bytes, archive_id
         self.page_ids = tuple(page_ids)
         self._load = load
         self._pages: OrderedDict[bytes, bytes] = OrderedDict()

@@ -1,8 +1,6 @@
 """Reads one archive."""
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -10,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from backups.archive import manifest
-from backups.archive.chunks import ChunkSource
+from backups.archive.chunks import ChunkSource, RecordDamaged, in_parallel
 from backups.archive.index import Index
 from backups.archive.keys import TenantKeys
 from backups.archive.manifest import DiskEntry
@@ -19,10 +17,9 @@ from backups.archive.store import ObjectStore
 from backups.errors import InvalidRequest, KeyUnavailable
 
 BATCH_CHUNKS = 16
-AHEAD = 2
-"""Batches read ahead for each thread: they, and no more, are in memory."""
 
 Run = tuple[int, bytes]
+Batch = list[tuple[int, bytes]]
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ class ArchiveReader:
     def disk_map(self, key: int) -> DiskMap:
         """Needs no private key."""
         disk = self._disk(key)
-        return DiskMap(disk.capacity_bytes, disk.page_ids, lambda page_id: self._source.load(page_id))
+        return DiskMap(disk.capacity_bytes, disk.page_ids, lambda page_id: self._source.load(page_id), self.archive_id)
 
     def read(self, key: int, start: int, length: int) -> bytes:
         """Shorter at the disk's end."""
@@ -85,18 +82,33 @@ class ArchiveReader:
     def runs(self, key: int, *, threads: int = 2) -> Iterator[Run]:
         """All data that is not zeros, ascending, in runs of whole chunks; the rest of the disk is zeros."""
         self._need_private_key()
-        ids = self.disk_map(key).ids()
-        batches = iter(lambda: list(islice(ids, BATCH_CHUNKS)), [])
-        with ThreadPoolExecutor(threads, thread_name_prefix="archive-reader") as pool:
-            ahead: deque[Future[list[Run]]] = deque()
-            for batch in batches:
-                ahead.append(pool.submit(self._runs_of, batch))
-                if len(ahead) >= threads * AHEAD:
-                    yield from ahead.popleft().result()
-            while ahead:
-                yield from ahead.popleft().result()
+        for runs in in_parallel(self._runs_of, self._batches(key), threads):
+            yield from runs
 
-    def _runs_of(self, batch: list[tuple[int, bytes]]) -> list[Run]:
+    def damages(self, key: int, *, threads: int = 2) -> Iterator[tuple[int, list[RecordDamaged]]]:
+        """Reads, opens and compares everything: for each batch its bytes, and what of it is damaged."""
+        self._need_private_key()
+        return in_parallel(self._damages_of, self._batches(key), threads)
+
+    def _batches(self, key: int) -> Iterator[Batch]:
+        ids = self.disk_map(key).ids()
+        return iter(lambda: list(islice(ids, BATCH_CHUNKS)), [])
+
+    def _damages_of(self, batch: Batch) -> tuple[int, list[RecordDamaged]]:
+        ids = {chunk_id for _, chunk_id in batch}
+        try:
+            return sum(map(len, self._source.load_many(ids).values())), []
+        except RecordDamaged:
+            return 0, [error for chunk_id in ids if (error := self._damage_of(chunk_id))]
+
+    def _damage_of(self, chunk_id: bytes) -> RecordDamaged | None:
+        try:
+            self._source.load(chunk_id)
+        except RecordDamaged as error:
+            return error
+        return None
+
+    def _runs_of(self, batch: Batch) -> list[Run]:
         loaded = self._source.load_many({chunk_id for _, chunk_id in batch})
         runs: list[tuple[int, list[bytes]]] = []
         expected = -1

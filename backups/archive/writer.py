@@ -27,7 +27,7 @@ from backups.archive.maps import (
 from backups.archive.sessions import WriterSession
 from backups.archive.sink import ChunkSink, Lane, Stored
 from backups.archive.store import ObjectStore
-from backups.errors import DiskUnreadable, InvalidRequest
+from backups.errors import DiskUnreadable, Interrupted, InvalidRequest
 from backups.platform import Area
 
 BATCH_CHUNKS = 16
@@ -122,8 +122,8 @@ class ArchiveWriter:
         """Reads the chunks that `areas` touch, whole (None: all of the disk), from several threads; the others are
         those of `base`, or zeros without one. `base` must be of an archive that still exists. `check` and
         `progress` are called on the caller's thread; what they raise stops the work."""
-        if base is not None and base.capacity_bytes != capacity_bytes:
-            raise InvalidRequest(f"{label} has another size than in its last archive; all of it has to be read.")
+        if base is not None:
+            self._check_base(base, label, capacity_bytes)
         self._usable = False
         work = _DiskWork(self._sink, self._keys, capacity_bytes, read, areas, base)
         work.run(check, progress)
@@ -139,6 +139,13 @@ class ArchiveWriter:
         self._stats.add(work.stats)
         self._usable = True
         return work.stats
+
+    def _check_base(self, base: DiskMap, label: str, capacity_bytes: int) -> None:
+        """If it exists now, gc keeps all that it refers to until this session ends."""
+        if base.capacity_bytes != capacity_bytes:
+            raise InvalidRequest(f"{label} has another size than in its last archive; all of it has to be read.")
+        if base.archive_id and not self._store.exists(layout.archive(self._keys.tenant_id, base.archive_id)):
+            raise Interrupted(f"The last archive of {label} was deleted meanwhile; the backup has to begin again.")
 
     def commit(
         self, *, archive_id: str, backup_time: datetime, config: dict[str, Any], extra: dict[str, Any]

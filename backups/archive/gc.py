@@ -1,0 +1,188 @@
+"""Deletes what no archive refers to. FORMAT.md, section 8, says why this is safe beside running writers and after a
+kill at any point; each step below may be repeated."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from backups.archive import index as index_files
+from backups.archive import layout, manifest, refused, sessions
+from backups.archive.chunks import ChunkSource
+from backups.archive.index import Index, IndexFile
+from backups.archive.keys import TenantKeys
+from backups.archive.layout import PackRef
+from backups.archive.manifest import Manifest
+from backups.archive.maps import ZERO_ID, DiskMap
+from backups.archive.sessions import SeenSession
+from backups.archive.store import ObjectMissing, ObjectStore
+from backups.errors import ArchiveDamaged, Conflict, InvalidRequest
+
+CLOCK_SLACK_S = 10.0
+"""Two times of one store that are nearer than this count as equal, whatever the safer reading is."""
+MERGED_FROM_FILES = 16
+SMALL_INDEX_ENTRIES = 262_144
+UNFINISHED_KEPT_S = 7 * 86400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    packs_condemned: int
+    packs_deleted: int
+    bytes_deleted: int
+    archives_forgotten: int
+
+
+def delete_archive(store: ObjectStore, tenant_id: str, archive_id: str) -> None:
+    """From now on it is missing; `collect` frees its space after a grace period. Nothing to do if it has gone."""
+    name, tomb = layout.archive(tenant_id, archive_id), layout.deleted_archive(tenant_id, archive_id)
+    with suppress(ObjectMissing):
+        content = store.get(name)
+        # Made anew if an earlier call died between the two: its time is what protects running incrementals.
+        store.delete(tomb)
+        with suppress(Conflict):
+            store.put(tomb, content)
+        store.delete(name)
+
+
+def collect(store: ObjectStore, tenant_id: str, keys: TenantKeys, *, grace_s: float) -> Collected:
+    """Condemns packs that no archive refers to, and deletes those that an earlier call condemned more than
+    `grace_s` ago. Raises ArchiveDamaged, and deletes nothing, while any archive's map cannot be read: what it
+    refers to would be lost. Needs no private key; one call at a time for each tenant."""
+    if keys.tenant_id != tenant_id:
+        raise InvalidRequest("These keys belong to another tenant.")
+    return _Collection(store, keys, grace_s).run()
+
+
+class _Collection:
+    def __init__(self, store: ObjectStore, keys: TenantKeys, grace_s: float) -> None:
+        self._store, self._keys, self._tenant_id, self._grace_s = store, keys, keys.tenant_id, grace_s
+        self._now_s = _store_time(store, self._tenant_id)
+
+    def run(self) -> Collected:
+        # The order matters: packs, sessions, manifests, index. A session that is not seen here has either ended,
+        # and its manifest and index are seen, or begins after what is condemned already and leaves it alone.
+        packs = {layout.pack_ref(stored.name): stored for stored in self._store.list(layout.packs(self._tenant_id))}
+        alive = sessions.living(self._store, self._tenant_id, self._now_s)
+        forgotten = self._forget_deleted_archives(alive)
+        manifests = list(self._manifest_names())
+        index = Index.open(self._store, self._keys)
+        needed = self._needed_packs(manifests, index)
+        doomed = self._delete_condemned(alive, index, needed)
+        unneeded = self._condemn(alive, packs.keys() - needed - doomed)
+        self._store.sweep(UNFINISHED_KEPT_S)
+        return Collected(
+            packs_condemned=len(unneeded),
+            packs_deleted=len(doomed & packs.keys()),
+            bytes_deleted=sum(packs[ref].size_bytes for ref in doomed & packs.keys()),
+            archives_forgotten=forgotten,
+        )
+
+    def _delete_condemned(
+        self, alive: list[SeenSession], index: Index, needed: frozenset[PackRef]
+    ) -> frozenset[PackRef]:
+        """Indexes first: a writer must never find a chunk there whose pack has gone. What is needed again since it
+        was condemned is spared."""
+        condemned = refused.load_condemned(self._store, self._tenant_id)
+        ripe = [c for c in condemned if self._outlived(c.modified_s, alive)]
+        doomed = frozenset[PackRef]().union(*(c.packs for c in ripe)) - needed
+        self._rewrite_indexes(index, doomed)
+        for ref in doomed:
+            self._store.delete(layout.pack(self._tenant_id, ref))
+        refused.forget_damage(self._store, self._tenant_id, doomed)
+        for one in ripe:
+            for name in one.indexes:
+                self._store.delete(name)
+            # Last: as long as it is there, writers leave its packs alone.
+            self._store.delete(one.name)
+        return doomed
+
+    def _condemn(self, alive: list[SeenSession], unneeded: set[PackRef]) -> set[PackRef]:
+        """Packs of sessions at work are not in any manifest yet."""
+        condemned = refused.load_condemned(self._store, self._tenant_id)
+        said = frozenset[PackRef]().union(*(c.packs for c in condemned))
+        working = {session.id for session in alive}
+        new = {ref for ref in unneeded - said if ref.session not in working}
+        if new:
+            refused.condemn(self._store, self._tenant_id, new, [])
+        return new
+
+    def _forget_deleted_archives(self, alive: list[SeenSession]) -> int:
+        stored = list(self._store.list(layout.deleted(self._tenant_id)))
+        old = [s for s in stored if self._outlived(s.modified_s, alive)]
+        for tomb in old:
+            self._store.delete(tomb.name)
+        return len(old)
+
+    def _outlived(self, since_s: float, alive: list[SeenSession]) -> bool:
+        """The grace period is over, and no session is at work that began before `since_s`."""
+        old_sessions = [s for s in alive if s.started_s <= since_s + CLOCK_SLACK_S]
+        return self._now_s - since_s >= self._grace_s and not old_sessions
+
+    def _needed_packs(self, manifests: list[str], index: Index) -> frozenset[PackRef]:
+        """One good copy of each chunk is enough. Where there is none, all of its copies are kept: a condemned one
+        is rescued, and of a damaged one something may be left."""
+        source = ChunkSource(self._store, self._keys, index)
+        needed: set[PackRef] = set()
+        for record_id in self._referenced_ids(manifests, source):
+            location = index.find(record_id)
+            copies = [location] if location else list(index.copies(record_id))
+            if not copies:
+                raise ArchiveDamaged(
+                    f"Chunk {record_id.hex()} of an archive is in no pack of the index. Nothing was deleted; check "
+                    "this tenant's archives and delete the damaged ones."
+                )
+            needed.update(copy.pack for copy in copies)
+        for error in index.broken.values():
+            raise error
+        return frozenset(needed)
+
+    def _referenced_ids(self, manifests: list[str], source: ChunkSource) -> Iterator[bytes]:
+        seen_pages: set[bytes] = {ZERO_ID}
+        for name in manifests:
+            for disk in self._manifest(name).disks:
+                new = [page_id if page_id not in seen_pages else ZERO_ID for page_id in disk.page_ids]
+                seen_pages.update(new)
+                yield from (page_id for page_id in new if page_id != ZERO_ID)
+                yield from (chunk_id for _, chunk_id in DiskMap(disk.capacity_bytes, new, source.load).ids())
+
+    def _manifest_names(self) -> Iterator[str]:
+        """The deleted ones are listed later: an archive that is deleted meanwhile is in one list at least."""
+        for prefix in (layout.archives(self._tenant_id), layout.deleted(self._tenant_id)):
+            yield from (stored.name for stored in list(self._store.list(prefix)))
+
+    def _manifest(self, name: str) -> Manifest:
+        archive_id = name.rpartition("/")[2]
+        try:
+            content = self._store.get(name)
+        except ObjectMissing:
+            content = self._store.get(layout.deleted_archive(self._tenant_id, archive_id))
+        return manifest.decode(content, self._keys, archive_id, name)
+
+    def _rewrite_indexes(self, index: Index, doomed: frozenset[PackRef]) -> None:
+        """Leaves the doomed packs out and merges small files. The files that are replaced are condemned, because
+        others may have them open."""
+        small = [file for file in index.files if file.count < SMALL_INDEX_ENTRIES]
+        groups = [[file] for file in index.files if file not in small and _names_any(file, doomed)]
+        if len(small) >= MERGED_FROM_FILES or any(_names_any(file, doomed) for file in small):
+            groups.append(small)
+        for group in groups:
+            index_files.write_file(self._store, self._keys, index_files.merged(group, doomed))
+        if groups:
+            refused.condemn(self._store, self._tenant_id, [], [file.name for group in groups for file in group])
+
+
+def _names_any(file: IndexFile, packs: frozenset[PackRef]) -> bool:
+    return any(ref in packs for ref, _ in file.packs)
+
+
+def _store_time(store: ObjectStore, tenant_id: str) -> float:
+    """Now, by the store's own clock: hosts' clocks differ."""
+    name = f"{layout.tenant(tenant_id)}/clock/{secrets.token_hex(8)}"
+    store.put(name, b"")
+    try:
+        return next(
+            stored.modified_s for stored in store.list(f"{layout.tenant(tenant_id)}/clock/") if stored.name == name
+        )
+    finally:
+        store.delete(name)

@@ -1,0 +1,135 @@
+"""Finds out whether what is stored is still what was written. What is found damaged is marked: writers store such
+chunks again when they meet them."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from backups.archive import index, layout, manifest, packs, refused
+from backups.archive.chunks import RecordDamaged
+from backups.archive.keys import TenantKeys
+from backups.archive.packs import Entry
+from backups.archive.reader import ArchiveReader
+from backups.archive.store import ObjectMissing, ObjectStore, StoredObject
+from backups.errors import ArchiveDamaged
+
+READ_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """`chunks`: ids of the damaged ones; none where the object is damaged as a whole."""
+
+    name: str
+    reason: str
+    chunks: tuple[bytes, ...] = ()
+
+
+@dataclass(kw_only=True)
+class ScrubReport:
+    objects: int = 0
+    bytes_read: int = 0
+    damages: list[Damage] = field(default_factory=list)
+
+
+def _never() -> None:
+    return None
+
+
+def scrub(
+    store: ObjectStore, tenant_id: str, *, part: int = 0, parts: int = 1, check: Callable[[], None] = _never
+) -> ScrubReport:
+    """Compares all that is stored with its hashes; needs no key. Of `parts` shares of about the same size only one
+    is read, so that a week of nights, say, goes round once. Never raises for damage: the report names it."""
+    report = ScrubReport()
+    for stored in _share(store, tenant_id, part, parts):
+        check()
+        report.objects += 1
+        report.bytes_read += stored.size_bytes
+        try:
+            damage = _scrub_object(store, tenant_id, stored.name)
+        except ObjectMissing:
+            continue
+        if damage:
+            report.damages.append(damage)
+    _mark(store, tenant_id, report.damages)
+    return report
+
+
+def check(
+    store: ObjectStore, keys: TenantKeys, archive_id: str, *, threads: int = 2, check: Callable[[], None] = _never
+) -> int:
+    """Decrypts, decompresses and compares all of an archive, and returns the bytes. Raises ArchiveDamaged, naming
+    what is; ArchiveMissing; KeyUnavailable."""
+    reader = ArchiveReader(store, keys, archive_id)
+    if not isinstance(reader.config, dict):
+        raise ArchiveDamaged(f"The configuration of archive {archive_id} is damaged.")
+    bytes_checked, damages = 0, list[RecordDamaged]()
+    try:
+        for disk in reader.disks:
+            for length, found in reader.damages(disk.key, threads=threads):
+                check()
+                bytes_checked += length
+                damages += found
+    except RecordDamaged as error:
+        damages.append(error)
+    if damages:
+        _mark(store, keys.tenant_id, [_as_damage(keys.tenant_id, error) for error in damages if error.pack])
+        raise ArchiveDamaged(f"Archive {archive_id} has {len(damages)} damaged chunks. {damages[0]}")
+    return bytes_checked
+
+
+def _as_damage(tenant_id: str, error: RecordDamaged) -> Damage:
+    assert error.pack is not None  # noqa: S101
+    return Damage(name=layout.pack(tenant_id, error.pack), reason=str(error), chunks=(error.record_id,))
+
+
+def _mark(store: ObjectStore, tenant_id: str, damages: list[Damage]) -> None:
+    known = refused.load(store, tenant_id)
+    for damage in damages:
+        if not damage.name.startswith(layout.packs(tenant_id)):
+            continue
+        ref = layout.pack_ref(damage.name)
+        new = [chunk for chunk in damage.chunks if not known.refuses(ref, chunk)]
+        if new or (not damage.chunks and ref not in known.packs):
+            refused.mark_damaged(store, tenant_id, ref, new)
+
+
+def _share(store: ObjectStore, tenant_id: str, part: int, parts: int) -> Iterator[StoredObject]:
+    for prefix in (layout.packs(tenant_id), layout.indexes(tenant_id), layout.archives(tenant_id)):
+        for stored in store.list(prefix):
+            if zlib.crc32(stored.name.encode()) % parts == part:
+                yield stored
+
+
+def _scrub_object(store: ObjectStore, tenant_id: str, name: str) -> Damage | None:
+    try:
+        if name.startswith(layout.packs(tenant_id)):
+            return _scrub_pack(store, name)
+        if name.startswith(layout.indexes(tenant_id)):
+            index.check_stored(name, store.view(name))
+        else:
+            manifest.split(store.get(name), name)
+    except ArchiveDamaged as error:
+        return Damage(name=name, reason=str(error))
+    return None
+
+
+def _scrub_pack(store: ObjectStore, name: str) -> Damage | None:
+    _, entries = packs.read_table(store, name)
+    bad = [entry.record_id for entry in _bad_entries(store, name, entries)]
+    return Damage(name=name, reason=f"Pack {name} has {len(bad)} damaged chunks.", chunks=tuple(bad)) if bad else None
+
+
+def _bad_entries(store: ObjectStore, name: str, entries: list[Entry]) -> Iterator[Entry]:
+    """The records follow each other without gaps."""
+    at = 0
+    while at < len(entries):
+        start, group = entries[at].offset, list[Entry]()
+        while at < len(entries) and entries[at].offset - start < READ_BYTES:
+            group.append(entries[at])
+            at += 1
+        stored = memoryview(store.get_range(name, start, group[-1].offset + group[-1].stored_bytes - start))
+        for entry in group:
+            if packs.checksum(stored[entry.offset - start :][: entry.stored_bytes]) != entry.check:
+                yield entry
