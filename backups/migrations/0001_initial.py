@@ -372,7 +372,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='plan',
-            constraint=models.UniqueConstraint(fields=('tenant', 'name'), name='plan_names_differ'),
+            constraint=models.UniqueConstraint(fields=('tenant', 'name'), name='plan_names_differ', violation_error_message='There is a plan of this name already; choose another name.'),
         ),
         migrations.AddConstraint(
             model_name='membership',

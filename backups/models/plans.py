@@ -46,7 +46,13 @@ class Plan(models.Model):
 
     class Meta:
         ordering = ["name"]
-        constraints = [models.UniqueConstraint(fields=["tenant", "name"], name="plan_names_differ")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tenant", "name"],
+                name="plan_names_differ",
+                violation_error_message="There is a plan of this name already; choose another name.",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name

@@ -2,7 +2,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from django.contrib.auth.models import User
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
@@ -58,9 +58,18 @@ def _prepare(plan: Plan) -> None:
     starts = next_starts(plan.cron, plan.time_zone, timezone.now(), 1)
     plan.next_start_at = starts[0] if starts else None
     try:
-        plan.full_clean()
+        plan.full_clean(exclude=["next_start_at"])
     except ValidationError as error:
-        raise InvalidRequest(" ".join(error.messages)) from error
+        raise InvalidRequest(_sentence(error)) from error
+
+
+def _sentence(error: ValidationError) -> str:
+    told = []
+    for field, messages in error.message_dict.items():
+        name = "" if field == NON_FIELD_ERRORS else f"{Plan._meta.get_field(field).verbose_name}: "
+        told.append(f"{name}{' '.join(messages)}")
+    sentence = " ".join(told)
+    return sentence[0].upper() + sentence[1:]
 
 
 def _readable(options: dict[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def _cancelled(recovery: Recovery) -> str | None:
 
 
 def _carry_out(recovery: Recovery, platform: Platform, beat: Heartbeat) -> None:
-    beat.check()
+    if told := _cancelled(recovery):
+        raise Interrupted(told)
     items = list(recovery.items.select_related("archive__vm__vapp", "archive__repository"))
     if recovery.mode == RecoveryMode.AS_NEW and recovery.vapp_name and not recovery.vapp_ref:
         _make_vapp(recovery, platform, items[0])

@@ -57,7 +57,7 @@ def test_a_reader_killed_between_manifest_and_row_leaves_no_second_archive(plan:
     finish(run)
     assert run.state == RunState.SUCCEEDED
     store = open_store(plan.repository)
-    stored = {name.rpartition("/")[2] for name in store.list(f"tenants/{plan.tenant_id}/archives/")}
+    stored = {found.name.rpartition("/")[2] for found in store.list(f"tenants/{plan.tenant_id}/archives/")}
     assert stored == {str(pk) for pk in Archive.objects.values_list("pk", flat=True)}
 
 
@@ -158,18 +158,24 @@ def test_a_full_repository_fails_with_its_sentence_and_keeps_what_was_archived(
         ArchiveReader(open_store(plan.repository), reading_keys(plan.tenant), str(archive.pk))
 
 
-def test_a_snapshot_that_cannot_be_removed_is_tried_until_it_goes(plan: Plan, platform: FakePlatform, finish) -> None:
-    for _ in range(3):
-        platform.fail_next("remove_snapshot", PlatformUnreachable("vCenter is away."))
+def test_a_snapshot_that_cannot_be_removed_is_tried_until_it_goes(
+    plan: Plan, platform: FakePlatform, monkeypatch, finish
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PlatformUnreachable("vCenter is away.")
+
     run = start_run(None, plan)
     coordinate(str(run.pk))
-    for _ in range(4):
-        RunItem.objects.filter(run=run, state=ItemState.REMOVING).update(lease_until=None)
-        read_waiting()
+    with monkeypatch.context() as patch:
+        patch.setattr(platform, "remove_snapshot", refuse)
+        for _ in range(4):
+            RunItem.objects.filter(run=run, state=ItemState.REMOVING).update(lease_until=None)
+            read_waiting()
     finish(run)
     assert run.state == RunState.FAILED
-    assert "goes on trying" in run.items.exclude(state=ItemState.SUCCEEDED).get().message
-    assert SnapshotRecord.objects.filter(removed_at=None).count() == 1
+    assert all("goes on trying" in item.message for item in run.items.all())
+    assert SnapshotRecord.objects.filter(removed_at=None).count() == 3
+    assert Archive.objects.filter(state="good").count() == 3
     tick()
     assert platform.find_snapshots("") == []
     assert not SnapshotRecord.objects.filter(removed_at=None).exists()
