@@ -186,6 +186,8 @@ REST_FRAMEWORK = {
     "PAGE_SIZE": 100,
 }
 REST_KNOX = {"TOKEN_PREFIX": "hf_", "TOKEN_MODEL": "portal.ApiToken", "AUTO_REFRESH": False}
+# Its only table is the one that ours stands in for.
+MIGRATION_MODULES = {"knox": None}
 KNOX_TOKEN_MODEL = "portal.ApiToken"  # noqa: S105
 SPECTACULAR_SETTINGS = {
     "TITLE": "Hotfirst",
