@@ -146,6 +146,10 @@ class FakePlatform:
             for block in range(start // BLOCK_BYTES, (start + max(len(data), 1) - 1) // BLOCK_BYTES + 1):
                 disk.epochs[block] = vm.epoch
 
+    def rename(self, name: str, new_name: str) -> None:
+        vm = next(v for v in self._vms.values() if v.vm.name == name)
+        vm.vm = replace(vm.vm, name=new_name)
+
     def fail_next(self, call: str, error: HotfirstError) -> None:
         self._failures.setdefault(call, []).append(error)
 

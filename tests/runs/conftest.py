@@ -48,7 +48,7 @@ def repository(db: None, tmp_path: Path) -> Repository:
 @pytest.fixture
 def vcenter(db: None, platform: FakePlatform) -> VCenter:
     fields = {"host": "fake", "port": 443, "username": "backup", "certificate_pem": "-"}
-    return enrol_vcenter(None, name="Fake", password="secret", **fields)
+    return enrol_vcenter(None, name="Fake", password="hunter-two", **fields)
 
 
 @pytest.fixture
