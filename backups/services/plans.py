@@ -66,7 +66,7 @@ def _prepare(plan: Plan) -> None:
 def _sentence(error: ValidationError) -> str:
     told = []
     for field, messages in error.message_dict.items():
-        name = "" if field == NON_FIELD_ERRORS else f"{Plan._meta.get_field(field).verbose_name}: "
+        name = "" if field == NON_FIELD_ERRORS else f"{getattr(Plan._meta.get_field(field), 'verbose_name', field)}: "
         told.append(f"{name}{' '.join(messages)}")
     sentence = " ".join(told)
     return sentence[0].upper() + sentence[1:]

@@ -30,7 +30,7 @@ class World:
     passwords: dict[str, str]
 
 
-def build(endpoint: dict[str, Any]) -> World:
+def build(endpoint: dict[str, Any], *, with_plans: bool = True) -> World:
     passwords = {name: secrets.token_urlsafe(9) for name in ("provider", *PEOPLE)}
     provider = User.objects.create_user("provider", password=passwords["provider"], is_staff=True)
     vcenter = enrol_vcenter(
@@ -43,15 +43,18 @@ def build(endpoint: dict[str, Any]) -> World:
     for name, (tenant_name, role) in PEOPLE.items():
         user = User.objects.create_user(name, password=passwords[name])
         set_membership(provider, tenants[tenant_name], user, role)
-    plans = {name: _plan(provider, tenant, repository, vcenter) for name, tenant in tenants.items()}
+    for name, tenant in tenants.items():
+        _assign(provider, tenant, vcenter)
+    plans = {name: _plan(provider, tenant, repository) for name, tenant in tenants.items()} if with_plans else {}
     return World(provider, vcenter, plans, passwords)
 
 
-def _plan(provider: User, tenant: Tenant, repository: Repository, vcenter: VCenter) -> Plan:
-    plan = create_plan(provider, tenant, name="Nightly", cron="0 22 * * *", repository=repository, readers=2)
-    vapps = list(VApp.objects.filter(vcenter=vcenter, name__in=VAPPS[tenant.name]))
-    for vapp in vapps:
+def _assign(provider: User, tenant: Tenant, vcenter: VCenter) -> None:
+    for vapp in VApp.objects.filter(vcenter=vcenter, name__in=VAPPS[tenant.name]):
         assign_vapp(provider, vapp, tenant)
-        vapp.refresh_from_db()
-    apply_plan(provider, plan, vapps=vapps)
+
+
+def _plan(provider: User, tenant: Tenant, repository: Repository) -> Plan:
+    plan = create_plan(provider, tenant, name="Nightly", cron="0 22 * * *", repository=repository, readers=2)
+    apply_plan(provider, plan, vapps=VApp.objects.for_tenant(tenant))
     return plan
