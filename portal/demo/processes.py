@@ -60,7 +60,7 @@ def start_lab(stack: ExitStack, state: Path, sample_s: float) -> dict[str, Any]:
 
 
 def start_portal(stack: ExitStack, port: int) -> str:
-    port = port if _is_free(port) else free_port()
+    port = port if port and _is_free(port) else free_port()
     portal = start(stack, "portal", "-m", "uvicorn", "portal.asgi:application", "--port", str(port),
                    "--timeout-graceful-shutdown", "3", "--log-level", "warning")  # fmt: skip
     _wait(portal, "portal", lambda: not _is_free(port))

@@ -43,7 +43,7 @@ def build(endpoint: dict[str, Any], *, with_plans: bool = True) -> World:
     for name, (tenant_name, role) in PEOPLE.items():
         user = User.objects.create_user(name, password=passwords[name])
         set_membership(provider, tenants[tenant_name], user, role)
-    for name, tenant in tenants.items():
+    for tenant in tenants.values():
         _assign(provider, tenant, vcenter)
     plans = {name: _plan(provider, tenant, repository) for name, tenant in tenants.items()} if with_plans else {}
     return World(provider, vcenter, plans, passwords)

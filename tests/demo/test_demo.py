@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -23,8 +24,17 @@ def test_the_demo_shows_all_it_promises_and_leaves_nothing_running(tmp_path: Pat
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "equals its archive, byte for byte" in ended.stdout
     assert "All as promised" in ended.stdout
-    still_there = subprocess.run(["pgrep", "-f", str(home)], capture_output=True, text=True, check=False).stdout
-    assert still_there == ""
+    assert running_with(home) == []
+
+
+def running_with(home: Path) -> list[str]:
+    """Command lines of processes that were started for this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"HOTFIRST_HOME={home}".encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+    return found
 
 
 def test_the_demo_empties_no_folder_that_is_not_a_demos(tmp_path: Path) -> None:
