@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from backups.archive import index as index_files
 from backups.archive import layout, manifest, refused, sessions
@@ -167,7 +168,9 @@ class _Collection:
         if len(small) >= MERGED_FROM_FILES or any(_names_any(file, doomed) for file in small):
             groups.append(small)
         for group in groups:
-            index_files.write_file(self._store, self._keys, index_files.merged(group, doomed))
+            rows = index_files.merged(group, doomed)
+            for first in islice(rows, 1):
+                index_files.write_file(self._store, self._keys, chain([first], rows))
         if groups:
             refused.condemn(self._store, self._tenant_id, [], [file.name for group in groups for file in group])
 

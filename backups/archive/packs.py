@@ -76,7 +76,11 @@ class PackWriter:
         self._key = key
         self._header = _header(kind, ref, sealed)
         self._object = store.begin(layout.pack(tenant_id, ref))
-        self._object.write(self._header)
+        try:
+            self._object.write(self._header)
+        except BaseException:
+            self._object.abandon()
+            raise
         self.size_bytes = len(self._header)
 
     def add(self, record_id: bytes, data: bytes | memoryview, raw_bytes: int, buffer: bytearray) -> int:

@@ -109,7 +109,9 @@ def test_tenants_share_nothing(store, alice, bob, disk):
     first = archive(store, alice, disk, "a1")
     second = archive(store, bob, disk, "b1")
     assert second.bytes_new == first.bytes_new
-    ids = [{chunk_id for _, chunk_id in base_of(store, keys, name).ids()} for keys, name in ((alice, "a1"), (bob, "b1"))]
+    ids = [
+        {chunk_id for _, chunk_id in base_of(store, keys, name).ids()} for keys, name in ((alice, "a1"), (bob, "b1"))
+    ]
     assert ids[0].isdisjoint(ids[1])
     with pytest.raises(ArchiveMissing):
         ArchiveReader(store, bob, "a1")
