@@ -30,7 +30,7 @@ SIGNED = struct.Struct("<8sHxxIII")
 BLOCK_ENTRIES = 1024
 MAC_BYTES = 16
 HASH_BYTES = 32
-OPEN_TRIES = 3
+OPEN_TRIES = 10
 
 log = logging.getLogger(__name__)
 

@@ -163,8 +163,8 @@ class FolderStore:
     def sweep(self, older_than_s: float) -> None:
         now = time.time()
         with self.translated(UNFINISHED):
-            for path in (self.root / UNFINISHED).iterdir():
-                if now - path.stat().st_mtime > older_than_s:
+            for path, _, modified_s in _files(self.root / UNFINISHED):
+                if now - modified_s > older_than_s:
                     path.unlink(missing_ok=True)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:

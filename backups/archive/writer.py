@@ -203,13 +203,8 @@ class _DiskWork:
     ) -> None:
         self.stats = DiskStats()
         self.page_ids = list(base.page_ids) if base else [ZERO_ID] * page_count(capacity_bytes)
-        self._sink, self._keys, self._capacity_bytes, self._read, self._base = (
-            chunk_sink,
-            keys,
-            capacity_bytes,
-            read,
-            base,
-        )
+        self._sink, self._keys = chunk_sink, keys
+        self._capacity_bytes, self._read, self._base = capacity_bytes, read, base
         self._batches = _batches(areas, capacity_bytes)
         self._lock = Lock()
         self._stop = Event()

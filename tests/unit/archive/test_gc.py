@@ -1,5 +1,6 @@
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -295,3 +296,27 @@ def test_every_archive_stays_readable_whatever_happens_in_whatever_order(tmp_pat
     collect_all(store, alice)
     for archive_id, content in expected.items():
         assert restored(store, alice, archive_id) == content
+
+
+def test_gc_beside_writers_that_work_at_full_speed_loses_nothing(store, alice):
+    """Chains of increments of overlapping content whose bases are deleted behind them, while gc runs in a loop."""
+
+    def chain(name: str) -> tuple[str, bytes]:
+        disk = Disk(4 * CHUNK_BYTES)
+        disk.scribble(0, 2 * CHUNK_BYTES)
+        archive(store, alice, disk, f"{name}-0")
+        for number in range(1, 12):
+            area = disk.scribble(number % 4 * CHUNK_BYTES, 100)
+            archive(store, alice, disk, f"{name}-{number}", [area], since=f"{name}-{number - 1}")
+            delete_archive(store, "alice", f"{name}-{number - 1}")
+        return f"{name}-{number}", bytes(disk.content)
+
+    with ThreadPoolExecutor(3) as pool:
+        chains = [pool.submit(chain, name) for name in ("one", "two", "three")]
+        while not all(done.done() for done in chains):
+            collect_all(store, alice, rounds=1)
+    collect_all(store, alice)
+    for done in chains:
+        archive_id, content = done.result()
+        assert restored(store, alice, archive_id) == content
+        assert verify.check(store, alice, archive_id) > 0
