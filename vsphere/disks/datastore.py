@@ -1,0 +1,177 @@
+"""Disks as files on datastores, over HTTPS: ranges are read; written areas are put as ranges where the server can do
+that, else spooled and put as a whole."""
+
+import http.client
+from collections.abc import Iterator
+from typing import Any, Self
+from uuid import uuid4
+
+from pyVmomi import vim
+
+from backups.errors import DiskUnreadable, NotFound, PlatformError, RecoveryRefused
+from backups.platform import Disk, DiskReader, DiskWriter, Snapshot
+from vsphere.disks.folder import Answer, Body, File, FolderClient
+from vsphere.disks.places import INDEPENDENT, flat_file
+from vsphere.disks.spool import SpooledWriter
+from vsphere.inventory import disk_of, disks_of
+from vsphere.properties import read
+from vsphere.session import Session
+from vsphere.snapshots import disk_devices
+
+WRITTEN = (http.client.OK, http.client.CREATED, http.client.NO_CONTENT)
+PIECE_BYTES = 2**20
+
+
+def open_snapshot_disk(session: Session, folder: FolderClient, snapshot: Snapshot, disk: Disk) -> "DatastoreReader":
+    """With no older snapshot below, the base file is frozen as long as ours stands, and is the disk at its time."""
+    device = _device(disk_devices(session, snapshot), disk.key)
+    if device.backing.diskMode in INDEPENDENT:
+        raise DiskUnreadable(f"{disk.label} is independent, so no snapshot covers it; make it dependent in vCenter.")
+    if getattr(device.backing, "parent", None) is not None:
+        raise DiskUnreadable(
+            f"{disk.label} has older snapshots below the backup's, so its file alone is not its state; "
+            "remove the VM's other snapshots and back it up again."
+        )
+    reader = DatastoreReader(folder, flat_file(session, device), disk_of(device).capacity_bytes)
+    reader.probe("no older snapshot lies below, and the datastore answers ranges")
+    return reader
+
+
+def open_current_disk(session: Session, folder: FolderClient, vm_ref: str, disk_key: int) -> DiskReader:
+    device = _idle_disk(session, vm_ref, disk_key)
+    reader = DatastoreReader(folder, flat_file(session, device), disk_of(device).capacity_bytes)
+    reader.probe("the VM is powered off, and the datastore answers ranges")
+    return reader
+
+
+def open_for_writing(session: Session, folder: FolderClient, vm_ref: str, disk_key: int) -> DiskWriter:
+    device = _idle_disk(session, vm_ref, disk_key)
+    file, capacity_bytes = flat_file(session, device), disk_of(device).capacity_bytes
+    if takes_ranges(folder, file):
+        return RangeWriter(folder, file, capacity_bytes)
+    return SpooledWriter(DatastoreReader(folder, file, capacity_bytes), lambda body: put(folder, file, body))
+
+
+def _idle_disk(session: Session, vm_ref: str, disk_key: int) -> Any:
+    values = read(
+        session, vim.VirtualMachine, vm_ref, "name", "runtime.powerState", "snapshot", "config.hardware.device"
+    )
+    if values["runtime.powerState"] != "poweredOff":
+        raise RecoveryRefused(f"{values['name']} is powered on; power it off first.")
+    if values.get("snapshot") is not None:
+        raise RecoveryRefused(f"{values['name']} has snapshots; remove them first.")
+    return _device(disks_of(values.get("config.hardware.device")), disk_key)
+
+
+def _device(devices: list[Any], disk_key: int) -> Any:
+    device = next((each for each in devices if each.key == disk_key), None)
+    if device is None:
+        raise NotFound(f"The VM has no disk {disk_key} any more.")
+    return device
+
+
+class DatastoreReader:
+    transport = "datastore"
+
+    def __init__(self, folder: FolderClient, file: File, capacity_bytes: int) -> None:
+        self._folder, self._file, self.capacity_bytes = folder, file, capacity_bytes
+        self.transport_reason = ""
+
+    def probe(self, reason: str) -> None:
+        """One byte tells whether the server answers ranges, before anything rests on it."""
+        if self.capacity_bytes:
+            self.read(0, 1)
+        self.transport_reason = reason
+
+    def read(self, start: int, length: int) -> bytes:
+        if start < 0 or length < 0 or start + length > self.capacity_bytes:
+            raise DiskUnreadable(f"Bytes {start} to {start + length} lie outside the disk {self._file.path}.")
+        if not length:
+            return b""
+        answer = self._folder.read_range(self._file, start, length)
+        if answer.status != http.client.PARTIAL_CONTENT or not self._fits(answer, start, length):
+            raise DiskUnreadable(self._refusal(answer))
+        return answer.body
+
+    def _fits(self, answer: Answer, start: int, length: int) -> bool:
+        told = answer.headers.get("Content-Range", "")
+        return told.startswith(f"bytes {start}-{start + length - 1}/") and len(answer.body) == length
+
+    def _refusal(self, answer: Answer) -> str:
+        where = f"{self._file.path} on {self._file.datastore}"
+        if answer.status == http.client.OK:
+            return f"The datastore sends {where} as a whole only, not in ranges, so it cannot be read this way."
+        if answer.status == http.client.NOT_FOUND:
+            return f"The datastore has no file {where}; refresh the inventory and look at the VM's files."
+        if answer.status == http.client.INTERNAL_SERVER_ERROR:
+            return f"vCenter could not open {where}; another host may hold its lock. It is tried again later."
+        return f"The datastore did not give the bytes asked for of {where} (HTTP {answer.status})."
+
+    def close(self) -> None:
+        """Connections belong to the session."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class RangeWriter:
+    """Each area is durable at the server when `write` returns."""
+
+    def __init__(self, folder: FolderClient, file: File, capacity_bytes: int) -> None:
+        self._folder, self._file, self._capacity_bytes = folder, file, capacity_bytes
+
+    def write(self, start: int, data: bytes) -> None:
+        refuse_outside(start, len(data), self._capacity_bytes)
+        for offset in range(0, len(data), PIECE_BYTES):
+            piece = data[offset : offset + PIECE_BYTES]
+            at = start + offset
+            content_range = f"bytes {at}-{at + len(piece) - 1}/{self._capacity_bytes}"
+            put(self._folder, self._file, bytes_body(piece), content_range)
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def takes_ranges(folder: FolderClient, disk: File) -> bool:
+    """Whether a PUT with Content-Range changes that range alone. vCenter's own would take it for the whole file, so
+    it is tried on a small file of ours beside the disk, never on the disk."""
+    beside = disk.path.rpartition("/")[0]
+    probe = File(disk.datacenter, disk.datastore, f"{beside}/hotfirst-{uuid4()}.probe")
+    try:
+        put(folder, probe, bytes_body(b"ab"))
+        folder.write(probe, bytes_body(b"c"), "bytes 1-1/2")
+        return folder.read_range(probe, 0, 2).body == b"ac"
+    except PlatformError:
+        return False
+    finally:
+        folder.delete(probe)
+
+
+def put(folder: FolderClient, file: File, body: Body, content_range: str | None = None) -> None:
+    answer = folder.write(file, body, content_range)
+    if answer.status not in WRITTEN:
+        raise PlatformError(
+            f"The datastore did not take {file.path} on {file.datastore} (HTTP {answer.status}); "
+            "look whether it has room and whether the account may change files on it."
+        )
+
+
+def bytes_body(data: bytes) -> Body:
+    def parts() -> Iterator[bytes]:
+        yield data
+
+    return Body(len(data), parts)
+
+
+def refuse_outside(start: int, length: int, capacity_bytes: int) -> None:
+    if start < 0 or start + length > capacity_bytes:
+        raise PlatformError(f"Bytes {start} to {start + length} lie outside the disk of {capacity_bytes} bytes.")
