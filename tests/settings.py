@@ -1,9 +1,13 @@
 """Settings of the tests: those of the product, in a folder of their own and with quick passwords."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
-os.environ.setdefault("HOTFIRST_HOME", tempfile.mkdtemp(prefix="hotfirst-test-"))
+if "HOTFIRST_HOME" not in os.environ:
+    os.environ["HOTFIRST_HOME"] = tempfile.mkdtemp(prefix="hotfirst-test-")
+    atexit.register(shutil.rmtree, os.environ["HOTFIRST_HOME"], ignore_errors=True)
 
 from portal.settings import *  # noqa: F403
 
