@@ -2,6 +2,7 @@
 adds by itself, and nothing that depends on where the VM lies. Addresses of network cards are not kept, so that a
 recovered VM can run beside its original."""
 
+from dataclasses import replace
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -67,7 +68,7 @@ def describe(session: Session, vm_ref: str, snapshot: Snapshot | None) -> VmConf
         name=values["name"],
         uuid=values["instanceUuid"],
         settings=_settings(session, values),
-        disks=tuple(disk_of(each) for each in disks_of(values["hardware.device"])),
+        disks=tuple(replace(disk_of(d), datastore="", path="") for d in disks_of(values["hardware.device"])),
     )
 
 

@@ -1,11 +1,13 @@
-"""A platform in memory that passes the same contract suite as vSphere does."""
+"""A platform in memory that passes the same contract suite as vSphere does. Thread-safe."""
 
+import copy
+import functools
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from backups.errors import ChangeTrackingUnusable, HotfirstError, NotFound, RecoveryRefused
@@ -26,16 +28,9 @@ from backups.platform import (
     Vm,
     VmConfig,
 )
+from tests.fakes.disks import MemoryDisk, MemoryReader, MemoryWriter, areas_since
 
-BLOCK_BYTES = 65536
-
-
-@dataclass
-class _Disk:
-    disk: Disk
-    data: bytearray
-    epochs: dict[int, int] = field(default_factory=dict)
-    """Block number to the epoch of its last write."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass
@@ -43,55 +38,34 @@ class _Snapshot:
     snapshot: Snapshot
     data: dict[int, bytes]
     epochs: dict[int, dict[int, int]]
-    change_ids: dict[int, str | None]
+    change_id: str | None
     config: VmConfig
+    disks: tuple[Disk, ...]
 
 
 @dataclass
 class _Vm:
     vm: Vm
-    settings: dict[str, object]
-    disks: dict[int, _Disk]
+    settings: dict[str, Any]
+    disks: dict[int, MemoryDisk]
     load: Load
     marker: str = ""
     epoch: int = 1
     tracking_id: str = field(default_factory=lambda: str(uuid4()))
     snapshots: dict[str, _Snapshot] = field(default_factory=dict)
 
-
-class MemoryReader:
-    transport = "memory"
-    transport_reason = "the fake keeps disks in memory"
-
-    def __init__(self, data: bytes) -> None:
-        self._data, self.capacity_bytes = data, len(data)
-
-    def read(self, start: int, length: int) -> bytes:
-        return bytes(self._data[start : start + length])
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def has(self, snapshot: Snapshot) -> bool:
+        held = self.snapshots.get(snapshot.name)
+        return held is not None and held.snapshot.ref == snapshot.ref
 
 
-class MemoryWriter:
-    def __init__(self, platform: "FakePlatform", vm_ref: str, disk_key: int) -> None:
-        self._platform, self._vm_ref, self._disk_key = platform, vm_ref, disk_key
+def _locked(method: F) -> F:
+    @functools.wraps(method)
+    def wrapper(self: "FakePlatform", *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
 
-    def write(self, start: int, data: bytes) -> None:
-        self._platform.write(self._vm_ref, self._disk_key, start, data)
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    return wrapper  # type: ignore[return-value]
 
 
 class FakePlatform:
@@ -100,52 +74,62 @@ class FakePlatform:
         self._instance_uuid = str(uuid4())
         self._vms: dict[str, _Vm] = {}
         self._vapps: dict[str, VApp] = {}
-        self._vapp_settings: dict[str, dict[str, object]] = {}
+        self._vapp_settings: dict[str, dict[str, Any]] = {}
         self._failures: dict[str, list[HotfirstError]] = {}
-        self.calls: list[tuple[str, object, float]] = []
+        self.calls: list[tuple[str, Any, float]] = []
+        """Call, what it was about, and when (monotonic seconds), in the order they came."""
 
     # What tests set up
 
-    def add_vapp(self, name: str) -> str:
+    @_locked
+    def add_vapp(self, name: str, parent_ref: str | None = None) -> str:
         ref = f"vapp-{len(self._vapps) + 1}"
-        self._vapps[ref] = VApp(ref=ref, name=name, parent_ref=None)
+        self._vapps[ref] = VApp(ref=ref, name=name, parent_ref=parent_ref)
         self._vapp_settings[ref] = {"start_order": []}
         return ref
 
+    @_locked
     def add_vm(
         self, name: str, *, vapp_ref: str | None = None, disks: Sequence[int] = (2**20,), write_kbps: float = 0.0
     ) -> str:
         """`disks`: capacities in bytes; their keys are 2000, 2001, …"""
+        made = tuple(
+            Disk(key=2000 + n, label=f"Hard disk {n + 1}", capacity_bytes=size, datastore="", path="")
+            for n, size in enumerate(disks)
+        )
+        config = VmConfig(name=name, uuid=str(uuid4()), settings={"cpus": 2, "memory_mb": 512}, disks=made)
+        ref = self._make(config, name, vapp_ref, "store1")
+        vm = self._vms[ref]
+        vm.vm = replace(vm.vm, powered_on=True)
+        vm.load = Load(write_kbps=write_kbps, samples=10)
+        return ref
+
+    def _make(self, config: VmConfig, name: str, vapp_ref: str | None, datastore: str) -> str:
         ref = f"vm-{uuid4()}"
-        made = tuple(self._new_disk(name, number, size) for number, size in enumerate(disks))
+        disks = tuple(_placed(disk, datastore, name) for disk in config.disks)
         vm = Vm(
             ref=ref,
-            uuid=str(uuid4()),
+            uuid=config.uuid,
             name=name,
             vapp_ref=vapp_ref,
             host="host1",
-            datastore="store1",
-            powered_on=True,
+            datastore=datastore,
+            powered_on=False,
             change_tracking=False,
-            disks=made,
+            disks=disks,
         )
-        kept = {disk.key: _Disk(disk, bytearray(disk.capacity_bytes)) for disk in made}
-        self._vms[ref] = _Vm(vm, {"cpus": 2, "memory_mb": 512}, kept, Load(write_kbps=write_kbps, samples=10))
+        kept = {disk.key: MemoryDisk.empty(disk) for disk in disks}
+        self._vms[ref] = _Vm(vm, copy.deepcopy(config.settings), kept, Load())
+        if vapp_ref:
+            self._vapp_settings[vapp_ref]["start_order"].append({"vm": config.uuid, "start_order": 1})
         return ref
 
-    def _new_disk(self, name: str, number: int, size: int) -> Disk:
-        path = f"[store1] {name}/{name}_{number}.vmdk"
-        label = f"Hard disk {number + 1}"
-        return Disk(key=2000 + number, label=label, capacity_bytes=size, datastore="store1", path=path)
-
+    @_locked
     def write(self, vm_ref: str, disk_key: int, start: int, data: bytes) -> None:
-        with self._lock:
-            vm = self._get(vm_ref)
-            disk = vm.disks[disk_key]
-            disk.data[start : start + len(data)] = data
-            for block in range(start // BLOCK_BYTES, (start + max(len(data), 1) - 1) // BLOCK_BYTES + 1):
-                disk.epochs[block] = vm.epoch
+        vm = self._get(vm_ref)
+        vm.disks[disk_key].write(start, data, vm.epoch)
 
+    @_locked
     def rename(self, name: str, new_name: str) -> None:
         vm = next(v for v in self._vms.values() if v.vm.name == name)
         vm.vm = replace(vm.vm, name=new_name)
@@ -153,10 +137,11 @@ class FakePlatform:
     def fail_next(self, call: str, error: HotfirstError) -> None:
         self._failures.setdefault(call, []).append(error)
 
-    def _called(self, call: str, subject: object) -> None:
-        self.calls.append((call, subject, time.monotonic()))
-        if self._failures.get(call):
-            raise self._failures[call].pop(0)
+    def _called(self, call: str, subject: Any) -> None:
+        with self._lock:
+            self.calls.append((call, subject, time.monotonic()))
+            if self._failures.get(call):
+                raise self._failures[call].pop(0)
 
     def _get(self, vm_ref: str) -> _Vm:
         try:
@@ -168,6 +153,7 @@ class FakePlatform:
 
     def close(self) -> None: ...
 
+    @_locked
     def inventory(self) -> Inventory:
         self._called("inventory", None)
         return Inventory(
@@ -178,13 +164,13 @@ class FakePlatform:
             datastores=(Datastore(ref="ds-1", name="store1", capacity_bytes=2**40, free_bytes=2**39),),
         )
 
+    @_locked
     def load(self, vm_refs: Sequence[str], window_s: int) -> dict[str, Load]:
         self._called("load", tuple(vm_refs))
-        idle = Load()
-        return {
-            ref: self._vms[ref].load if ref in self._vms and self._vms[ref].vm.powered_on else idle for ref in vm_refs
-        }
+        running = {ref: vm.load for ref, vm in self._vms.items() if vm.vm.powered_on}
+        return {ref: running.get(ref, Load()) for ref in vm_refs}
 
+    @_locked
     def enable_change_tracking(self, vm_ref: str) -> bool:
         vm = self._get(vm_ref)
         vm.vm = replace(vm.vm, change_tracking=True)
@@ -193,6 +179,8 @@ class FakePlatform:
     def create_snapshots(
         self, orders: Sequence[SnapshotOrder], *, at: datetime | None = None, quiesce: Quiesce = Quiesce.TRY
     ) -> dict[str, Snapshot | Exception]:
+        if at is not None:
+            time.sleep(max(0.0, (at - datetime.now(UTC)).total_seconds()))
         results: dict[str, Snapshot | Exception] = {}
         for order in orders:
             try:
@@ -202,87 +190,101 @@ class FakePlatform:
                 results[order.vm_ref] = error
         return results
 
+    @_locked
     def _snapshot(self, order: SnapshotOrder, quiesce: Quiesce) -> Snapshot:
-        with self._lock:
-            vm = self._get(order.vm_ref)
-            if order.name in vm.snapshots:
-                return vm.snapshots[order.name].snapshot
-            snapshot = Snapshot(
-                vm_ref=order.vm_ref,
-                ref=f"snapshot-{uuid4()}",
-                name=order.name,
-                taken_at=datetime.now(UTC),
-                quiesced=quiesce != Quiesce.NO,
-            )
-            change_id = f"{vm.tracking_id}/{vm.epoch}" if vm.vm.change_tracking else None
-            vm.snapshots[order.name] = _Snapshot(
-                snapshot,
-                {key: bytes(disk.data) for key, disk in vm.disks.items()},
-                {key: dict(disk.epochs) for key, disk in vm.disks.items()},
-                dict.fromkeys(vm.disks, change_id),
-                self.describe(order.vm_ref),
-            )
-            vm.epoch += 1
-            return snapshot
+        vm = self._get(order.vm_ref)
+        if order.name in vm.snapshots:
+            return vm.snapshots[order.name].snapshot
+        snapshot = Snapshot(
+            vm_ref=order.vm_ref,
+            ref=f"snapshot-{uuid4()}",
+            name=order.name,
+            taken_at=datetime.now(UTC),
+            quiesced=quiesce != Quiesce.NO,
+        )
+        vm.snapshots[order.name] = _Snapshot(
+            snapshot=snapshot,
+            data={key: bytes(disk.data) for key, disk in vm.disks.items()},
+            epochs={key: dict(disk.epochs) for key, disk in vm.disks.items()},
+            change_id=f"{vm.tracking_id}/{vm.epoch}" if vm.vm.change_tracking else None,
+            config=self.describe(order.vm_ref),
+            disks=vm.vm.disks,
+        )
+        vm.epoch += 1
+        return snapshot
 
+    @_locked
     def find_snapshots(self, prefix: str) -> list[Snapshot]:
         found = [s.snapshot for vm in self._vms.values() for s in vm.snapshots.values()]
         return [snapshot for snapshot in found if snapshot.name.startswith(prefix)]
 
+    @_locked
     def remove_snapshot(self, snapshot_name: str, vm_ref: str) -> None:
         self._called("remove_snapshot", snapshot_name)
         if vm_ref in self._vms:
             self._vms[vm_ref].snapshots.pop(snapshot_name, None)
 
     def _held(self, snapshot: Snapshot) -> _Snapshot:
-        try:
-            return self._get(snapshot.vm_ref).snapshots[snapshot.name]
-        except KeyError:
-            raise NotFound("This snapshot is no longer there.") from None
+        vm = self._get(snapshot.vm_ref)
+        if not vm.has(snapshot):
+            raise NotFound("This snapshot is no longer there.")
+        return vm.snapshots[snapshot.name]
 
+    @_locked
     def snapshot_disks(self, snapshot: Snapshot) -> tuple[SnapshotDisk, ...]:
         held = self._held(snapshot)
-        return tuple(SnapshotDisk(disk=d, change_id=held.change_ids[d.key]) for d in held.config.disks)
+        return tuple(SnapshotDisk(disk=disk, change_id=held.change_id) for disk in held.disks)
 
+    @_locked
     def open_disk(self, snapshot: Snapshot, disk: Disk) -> MemoryReader:
         self._called("open_disk", (snapshot.vm_ref, disk.key))
-        return MemoryReader(self._held(snapshot).data[disk.key])
+        held = self._held(snapshot)
+        vm = self._vms[snapshot.vm_ref]
+        return MemoryReader(held.data[disk.key], lambda: vm.has(snapshot))
 
     def changed_areas(self, snapshot: Snapshot, disk: Disk, since: str | None) -> Iterator[Area]:
+        yield from self._changed_areas(snapshot, disk, since)
+
+    @_locked
+    def _changed_areas(self, snapshot: Snapshot, disk: Disk, since: str | None) -> list[Area]:
         held = self._held(snapshot)
-        if held.change_ids.get(disk.key) is None:
+        if held.change_id is None:
             raise ChangeTrackingUnusable("Change tracking was not on when the snapshot was taken.")
-        epoch = 0
-        if since is not None:
-            tracking_id, _, number = since.partition("/")
-            if tracking_id != self._get(snapshot.vm_ref).tracking_id:
-                raise ChangeTrackingUnusable("Change tracking was reset since the last archive.")
-            epoch = int(number)
-        return iter(self._areas(held.epochs[disk.key], epoch, disk.capacity_bytes))
+        tracking_id, _, number = (since or f"{self._vms[snapshot.vm_ref].tracking_id}/0").partition("/")
+        if tracking_id != held.change_id.partition("/")[0]:
+            raise ChangeTrackingUnusable("Change tracking was reset since the last archive.")
+        return areas_since(held.epochs[disk.key], int(number), disk.capacity_bytes)
 
-    def _areas(self, epochs: dict[int, int], since: int, capacity_bytes: int) -> list[Area]:
-        blocks = sorted(block for block, epoch in epochs.items() if epoch > since)
-        starts = (block * BLOCK_BYTES for block in blocks)
-        return [Area(start=start, length=min(BLOCK_BYTES, capacity_bytes - start)) for start in starts]
-
+    @_locked
     def describe(self, vm_ref: str, snapshot: Snapshot | None = None) -> VmConfig:
         if snapshot is not None:
             return self._held(snapshot).config
         vm = self._get(vm_ref)
-        return VmConfig(name=vm.vm.name, uuid=vm.vm.uuid, settings=dict(vm.settings), disks=vm.vm.disks)
+        disks = tuple(replace(disk, datastore="", path="") for disk in vm.vm.disks)
+        return VmConfig(name=vm.vm.name, uuid=vm.vm.uuid, settings=copy.deepcopy(vm.settings), disks=disks)
 
+    @_locked
     def describe_vapp(self, vapp_ref: str) -> VAppConfig:
         if vapp_ref not in self._vapps:
             raise NotFound("This vApp is no longer in vCenter.")
-        return VAppConfig(name=self._vapps[vapp_ref].name, settings=dict(self._vapp_settings[vapp_ref]))
+        return VAppConfig(name=self._vapps[vapp_ref].name, settings=copy.deepcopy(self._vapp_settings[vapp_ref]))
 
+    @_locked
     def create_vapp(self, config: VAppConfig, name: str, host_ref: str) -> str:
         existing = next((ref for ref, vapp in self._vapps.items() if vapp.name == name), None)
         return existing or self.add_vapp(name)
 
+    @_locked
     def configure_vapp(self, vapp_ref: str, config: VAppConfig, vm_refs: dict[str, str]) -> None:
-        self._vapp_settings[vapp_ref] = dict(config.settings)
+        settings = copy.deepcopy(config.settings)
+        settings["start_order"] = [
+            entry | {"vm": self._vms[vm_refs[entry["vm"]]].vm.uuid}
+            for entry in settings.get("start_order", [])
+            if vm_refs.get(entry["vm"]) in self._vms
+        ]
+        self._vapp_settings[vapp_ref] = settings
 
+    @_locked
     def create_vm(self, config: VmConfig, name: str, marker: str, target: Target) -> str:
         self._called("create_vm", name)
         existing = next((ref for ref, vm in self._vms.items() if vm.marker == marker), None)
@@ -290,34 +292,60 @@ class FakePlatform:
             return existing
         if any(vm.vm.name == name for vm in self._vms.values()):
             raise RecoveryRefused(f"There is a VM named {name} already; choose another name.")
-        ref = self.add_vm(name, vapp_ref=target.vapp_ref, disks=[d.capacity_bytes for d in config.disks])
-        made = self._vms[ref]
-        made.marker, made.settings = marker, dict(config.settings)
-        made.vm = replace(made.vm, powered_on=False)
+        ref = self._make(replace(config, uuid=str(uuid4())), name, target.vapp_ref, target.datastore)
+        self._vms[ref].marker = marker
         return ref
 
+    @_locked
     def reconfigure_vm(self, vm_ref: str, config: VmConfig) -> None:
-        self._get(vm_ref).settings = dict(config.settings)
+        vm = self._idle(vm_ref)
+        kept = {disk.key: disk.capacity_bytes for disk in vm.vm.disks}
+        if any(kept.get(disk.key, 0) > disk.capacity_bytes for disk in config.disks):
+            raise RecoveryRefused("A disk has been enlarged since and cannot shrink; recover the VM as new.")
+        disks = tuple(_placed(disk, vm.vm.datastore, vm.vm.name) for disk in config.disks)
+        old = vm.disks
+        vm.disks = {disk.key: MemoryDisk.empty(disk) for disk in disks}
+        for key, disk in vm.disks.items():
+            disk.data[: kept.get(key, 0)] = old[key].data if key in old else b""
+            disk.epochs = old[key].epochs if key in old else {}
+        vm.vm = replace(vm.vm, disks=disks)
+        vm.settings = copy.deepcopy(config.settings)
 
-    def open_disk_for_writing(self, vm_ref: str, disk_key: int) -> MemoryWriter:
+    def _idle(self, vm_ref: str) -> _Vm:
         vm = self._get(vm_ref)
         if vm.vm.powered_on:
-            raise RecoveryRefused(f"{vm.vm.name} is powered on.")
+            raise RecoveryRefused(f"{vm.vm.name} is powered on; power it off first.")
         if vm.snapshots:
             raise RecoveryRefused(f"{vm.vm.name} has snapshots; remove them first.")
+        return vm
+
+    @_locked
+    def open_disk_for_writing(self, vm_ref: str, disk_key: int) -> MemoryWriter:
+        self._idle(vm_ref)
         self._called("open_disk_for_writing", vm_ref)
-        return MemoryWriter(self, vm_ref, disk_key)
+        return MemoryWriter(lambda start, data: self.write(vm_ref, disk_key, start, data))
 
+    @_locked
     def open_current_disk(self, vm_ref: str, disk_key: int) -> MemoryReader:
-        return MemoryReader(bytes(self._get(vm_ref).disks[disk_key].data))
+        return MemoryReader(bytes(self._get(vm_ref).disks[disk_key].data), lambda: True)
 
+    @_locked
     def power(self, vm_ref: str, on: bool) -> None:
         self._called("power", (vm_ref, on))
         vm = self._get(vm_ref)
         vm.vm = replace(vm.vm, powered_on=on)
 
+    @_locked
     def destroy_vm(self, vm_ref: str) -> None:
-        self._vms.pop(vm_ref, None)
+        self._called("destroy_vm", vm_ref)
+        gone = self._vms.pop(vm_ref, None)
+        if gone and gone.vm.vapp_ref:
+            settings = self._vapp_settings[gone.vm.vapp_ref]
+            settings["start_order"] = [entry for entry in settings["start_order"] if entry["vm"] != gone.vm.uuid]
 
     def consolidate(self, vm_ref: str) -> bool:
         return False
+
+
+def _placed(disk: Disk, datastore: str, name: str) -> Disk:
+    return replace(disk, datastore=datastore, path=f"[{datastore}] {name}/{name}_{disk.key}.vmdk")
