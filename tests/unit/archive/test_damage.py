@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from backups.archive import index, verify
+from backups.archive import index, sink, verify
 from backups.archive.reader import ArchiveReader
 from backups.archive.store import FolderStore
 from backups.errors import ArchiveDamaged, ArchiveError
@@ -129,3 +129,11 @@ def test_a_pack_of_another_archive_in_its_place_is_noticed(store, alice, disk):
     (store.root / two).write_bytes(content[0])
     with pytest.raises(ArchiveDamaged):
         list(ArchiveReader(store, alice, "a1").runs(KEY))
+
+
+def test_data_under_the_id_of_other_data_is_noticed(store, alice, disk, monkeypatch):
+    """As a writer could store it that somebody else controls: what it encrypts is sound but for that."""
+    monkeypatch.setattr(sink, "chunk_id", lambda keys, data: bytes(31) + bytes([1 + bytes(data)[0] % 200]))
+    archive(store, alice, disk, "a1")
+    with pytest.raises(ArchiveDamaged):
+        verify.check(store, alice, "a1")

@@ -1,3 +1,4 @@
+import os
 import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +90,7 @@ def test_packs_of_a_running_backup_stay(store, alice, disk):
         write_disk(writer, disk)
         writer._sink.flush()
         collect_all(store, alice)
+        assert not refused.load(store, "alice").packs
         commit(writer, "a1")
     assert restored(store, alice, "a1") == disk.content
 
@@ -143,6 +145,26 @@ def test_the_base_of_a_running_increment_is_kept_when_it_is_deleted(store, alice
         delete_archive(store, "alice", "a1")
         collect_all(store, alice)
         commit(writer, "a2")
+    collect_all(store, alice)
+    assert restored(store, alice, "a2") == disk.content
+
+
+def test_a_base_whose_packs_were_condemned_before_it_was_committed_is_kept_as_well(store, alice, disk):
+    """The early writer finds packs that are condemned under its hands, and commits; the late one builds on its
+    archive, which is then deleted."""
+    archive(store, alice, disk, "a0")
+    delete_archive(store, "alice", "a0")
+    os.utime(store.root / "tenants/alice/deleted/a0", (0, 0))
+    with ArchiveWriter(store, alice) as early:
+        collect_all(store, alice, rounds=1)
+        assert refused.load(store, "alice").packs
+        assert write_disk(early, disk).bytes_new == 0
+        commit(early, "a1")
+    with ArchiveWriter(store, alice) as late:
+        write_disk(late, disk, [disk.scribble(0, 10)], base_of(store, alice, "a1"))
+        delete_archive(store, "alice", "a1")
+        collect_all(store, alice)
+        commit(late, "a2")
     collect_all(store, alice)
     assert restored(store, alice, "a2") == disk.content
 
