@@ -188,6 +188,32 @@ def test_a_writer_that_gc_gave_up_cannot_commit(store, alice, disk, monkeypatch)
     assert list(store.list("tenants/alice/archives/")) == []
 
 
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_no_manifest_stays_of_a_session_that_gc_ended(store, alice, disk, monkeypatch, when):
+    """Before the manifest is written it is not even attempted; while it is written, it is taken back."""
+    put, manifests = store.put, []
+
+    def put_and_note(name, data):
+        put(name, data)
+        if "/archives/" in name:
+            manifests.append(name)
+            end_sessions()
+
+    def end_sessions():
+        for stored in list(store.list("tenants/alice/sessions/")):
+            store.delete(stored.name)
+
+    monkeypatch.setattr(store, "put", put_and_note)
+    with ArchiveWriter(store, alice) as writer:
+        write_disk(writer, disk)
+        if when == "before":
+            end_sessions()
+        with pytest.raises(RepositoryUnavailable):
+            commit(writer, "a1")
+    assert len(manifests) == (0 if when == "before" else 1)
+    assert list(store.list("tenants/alice/archives/")) == []
+
+
 def test_a_heartbeat_keeps_a_session_alive(store, monkeypatch):
     monkeypatch.setattr(sessions, "HEARTBEAT_S", 0.01)
     session = sessions.WriterSession(store, "alice")
