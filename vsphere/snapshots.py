@@ -21,10 +21,10 @@ REMOVE_TIMEOUT_S = 12 * 3600
 LOOK_AGAIN_S = (0, 1, 2, 4)
 """Pauses between looks for a snapshot whose request may have arrived although the connection broke."""
 STARTERS = 8
-CREATING, REMOVING = "VirtualMachine.createSnapshot", "vm.Snapshot.remove"
+CREATING = frozenset({"virtualmachine.createsnapshot"})
+REMOVING = frozenset({"vm.snapshot.remove", "virtualmachine.removesnapshot"})
 DESCRIPTION = "Taken for a backup, and removed by it. Please leave it alone."
 NOT_QUIESCED = (vim.fault.ApplicationQuiesceFault, vim.fault.FilesystemQuiesceFault, vim.fault.ToolsUnavailable)
-INDEPENDENT = ("independent_persistent", "independent_nonpersistent")
 
 Results = dict[str, Snapshot | Exception]
 
@@ -148,27 +148,29 @@ def _walk(vm_ref: str, trees: Sequence[Any] | None) -> Iterator[Snapshot]:
 
 def remove(session: Session, name: str, vm_ref: str) -> None:
     order = SnapshotOrder(vm_ref=vm_ref, name=name)
-    for pause_s in LOOK_AGAIN_S:
-        time.sleep(pause_s)
+    for pause_s in (*LOOK_AGAIN_S, 0):
         wait_all(session, running(session, vm_ref, REMOVING), REMOVE_TIMEOUT_S)
         found = _named(session, [order]).get(vm_ref)
         if not isinstance(found, Snapshot):
-            break
-        _remove_once(session, found)
-    else:
-        raise SnapshotFailed(f"vCenter does not remove the snapshot {name}; look at the VM's tasks in vCenter.")
-    consolidate(session, vm_ref)
+            consolidate(session, vm_ref)
+            return
+        if not _remove_once(session, found):
+            time.sleep(pause_s)
+    raise SnapshotFailed(f"vCenter does not remove the snapshot {name}; look at the VM's tasks in vCenter.")
 
 
-def _remove_once(session: Session, snapshot: Snapshot) -> None:
-    """Where the outcome is not known the caller looks again."""
+def _remove_once(session: Session, snapshot: Snapshot) -> bool:
+    """Whether the outcome is known; the caller looks again in any case."""
     try:
         task = session.call(
             lambda stub: vim.vm.Snapshot(snapshot.ref, stub).RemoveSnapshot_Task(False, True), repeatable=False
         )
         wait(session, task, REMOVE_TIMEOUT_S)
-    except (vmodl.fault.ManagedObjectNotFound, vim.fault.TaskInProgress, PlatformUnreachable):
-        return
+    except vmodl.fault.ManagedObjectNotFound:
+        return True
+    except (vim.fault.TaskInProgress, PlatformUnreachable):
+        return False
+    return True
 
 
 def consolidate(session: Session, vm_ref: str) -> bool:

@@ -48,14 +48,14 @@ def wait_all(session: Session, tasks: Sequence[Any], timeout_s: float) -> dict[s
     return watch.outcomes | {ref: _late(timeout_s) for ref in watch.open_refs}
 
 
-def running(session: Session, vm_ref: str, what: str) -> list[Any]:
-    """Tasks on the VM that have not ended, for example `VirtualMachine.createSnapshot`."""
+def running(session: Session, vm_ref: str, descriptions: frozenset[str]) -> list[Any]:
+    """Tasks on the VM that have not ended. `descriptions`: their descriptionId in lower case."""
     recent = read_many(session, vim.VirtualMachine, [vm_ref], "recentTask").get(vm_ref, {}).get("recentTask", [])
     infos = read_many(session, vim.Task, [task._moId for task in recent], "info.state", "info.descriptionId")
     return [
         vim.Task(ref)
         for ref, info in infos.items()
-        if info.get("info.descriptionId") == what and info.get("info.state") not in FINAL
+        if str(info.get("info.descriptionId")).lower() in descriptions and info.get("info.state") not in FINAL
     ]
 
 

@@ -62,9 +62,6 @@ class FolderClient:
             headers["Content-Range"] = content_range
         return self._request("PUT", file, headers, body)
 
-    def delete(self, file: File) -> Answer:
-        return self._request("DELETE", file, {}, None)
-
     def _request(
         self, method: str, file: File, headers: dict[str, str], body: Body | None, max_bytes: int | None = None
     ) -> Answer:
