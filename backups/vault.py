@@ -35,9 +35,7 @@ def unseal(sealed: bytes | memoryview, row: UUID, purpose: str) -> bytes:
     try:
         return AESGCM(bytes.fromhex(key)).decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], _binding(row, purpose))
     except InvalidTag as error:
-        raise KeyUnavailable(
-            "A stored secret does not open under its master key; it was changed or moved."
-        ) from error
+        raise KeyUnavailable("A stored secret does not open under its master key; it was changed or moved.") from error
 
 
 def _binding(row: UUID, purpose: str) -> bytes:
