@@ -2,13 +2,14 @@
 
 import math
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
 from pyVmomi import vim
 
-from vsphere.lab import provisioning
+from vsphere.lab import filesystem, generator, guests, provisioning
 from vsphere.lab.entities import Datastore, Host, Lab, Network
 from vsphere.lab.inventory import GIB, Cluster, Datacenter, Folder
 from vsphere.lab.pools import ResourcePool, VApp
@@ -133,26 +134,42 @@ class Builder:
     def _vms(self) -> None:
         vapps: dict[str, VApp] = {}
         rates = loads(len(self.spec.vms), self.spec.median_kbps, self.seed)
+        made = []
         for index, (vm_spec, rate) in enumerate(zip(self.spec.vms, rates, strict=True)):
             if vm_spec.vapp and vm_spec.vapp not in vapps:
                 vapps[vm_spec.vapp] = VApp(self.lab, vm_spec.vapp, self.pool, folder=self.vm_folder)
-            self._vm(vm_spec, rate, vapps.get(vm_spec.vapp or ""), index)
+            made.append((vm_spec, self._vm(vm_spec, rate, vapps.get(vm_spec.vapp or ""), index)))
         for name, vapp in vapps.items():
             self._order(vapp, {spec.name: spec.start_order for spec in self.spec.vms if spec.vapp == name})
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self._fill, [vm for spec, vm in made if spec.filesystem]))
+        for vm_spec, vm in made:
+            if vm_spec.powered_on:
+                vm.set_power(ON)
 
     def _vm(self, spec: VmSpec, rate: float, vapp: VApp | None, index: int) -> VirtualMachine:
         write_kbps = rate if spec.write_kbps is None else spec.write_kbps
         datastore = self.spec.datastores[index % len(self.spec.datastores)]
-        vm = provisioning.create_vm(
+        return provisioning.create_vm(
             self.lab,
             self._config(spec, datastore),
             None if vapp else self.vm_folder,
             vapp or self.pool,
             profile=Profile(write_kbps=write_kbps, read_kbps=write_kbps * (0.2 + index % 5 * 0.15)),
         )
-        if spec.powered_on:
-            vm.set_power(ON)
-        return vm
+
+    def _fill(self, vm: VirtualMachine) -> None:
+        """A file system on all that the generator leaves alone, a third of the disk full."""
+        for number, (_, disk) in enumerate(vm.disks()):
+            capacity = disk.meta.capacity_bytes
+            data_bytes = capacity // 3
+            files = {}
+            if number == 0:
+                shared_bytes = int(data_bytes * guests.SHARED_SHARE)
+                files = guests.shared_files(shared_bytes, self.seed)
+                data_bytes -= shared_bytes
+            files |= guests.own_files(vm.name, number, data_bytes, self.seed)
+            filesystem.make(disk.flat, generator.region(capacity)[0], vm.name, files)
 
     def _config(self, spec: VmSpec, datastore: str) -> Any:
         device = vim.vm.device
