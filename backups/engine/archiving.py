@@ -6,15 +6,17 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from backups.archive.maps import CHUNK_BYTES, DiskMap
+from backups.archive.maps import CHUNK_BYTES, DiskMap, chunk_count, touched
 from backups.archive.reader import ArchiveReader
 from backups.archive.writer import ArchiveWriter
 from backups.engine.watch import Watch
 from backups.errors import ChangeTrackingUnusable
 from backups.platform import Area, DiskReader, Platform, Snapshot, SnapshotDisk
 
-SAMPLED_CHUNKS = 2
-"""Chunks of each disk that change tracking calls unchanged and that are read again all the same, in every run."""
+FIRST = "The first archive of this VM."
+SAMPLED_SHARE = 1 / 1024
+MAX_SAMPLED_CHUNKS = 16
+"""Of each disk: chunks that change tracking calls unchanged and that are read again all the same, in every run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,7 @@ class DiskPlan:
     def bytes_expected(self) -> int:
         if self.areas is None:
             return self.source.disk.capacity_bytes
-        chunks = {c for a in self.areas for c in range(a.start // CHUNK_BYTES, (a.end - 1) // CHUNK_BYTES + 1)}
-        return len(chunks) * CHUNK_BYTES
+        return len(_chunks(self.areas, self.source.disk.capacity_bytes)) * CHUNK_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +52,25 @@ def archive_vm(
     writer: ArchiveWriter,
     archive_id: str,
     previous: ArchiveReader | None,
+    why_full: str = FIRST,
     extra: dict[str, Any],
     watch: Watch,
 ) -> Archived:
     """Everything of the VM at its snapshot time; what has not changed since `previous` is referenced, not read.
-    The archive is durable when this returns, and does not exist if it raises."""
+    The archive is durable when this returns, and does not exist if it raises. Raises ArchiveDamaged if `previous` is:
+    then `why_full` is the reason to give for an archive without it."""
     config = platform.describe(snapshot.vm_ref, snapshot)
-    plans = [_plan(platform, snapshot, source, previous) for source in platform.snapshot_disks(snapshot)]
+    plans = [_plan(platform, snapshot, source, previous, why_full) for source in platform.snapshot_disks(snapshot)]
     watch.report(bytes_expected=sum(plan.bytes_expected for plan in plans))
     transports: list[str] = []
+    reasons: list[str] = []
     bytes_read = 0
     for plan in plans:
         with closing(platform.open_disk(snapshot, plan.source.disk)) as disk:
-            plan = _audited(plan, disk, writer)
+            audited = _audited(plan, disk, writer)
+            reasons += [audited.reason] if audited.reason else []
             transports.append(f"{disk.transport}: {disk.transport_reason}")
-            bytes_read += _write(plan, disk, writer, watch, bytes_read)
+            bytes_read += _write(audited, disk, writer, watch, bytes_read)
     watch.check()
     stats = writer.commit(
         archive_id=archive_id,
@@ -73,7 +78,6 @@ def archive_vm(
         config={"name": config.name, "uuid": config.uuid, "settings": config.settings},
         extra=extra,
     )
-    reasons = [plan.reason for plan in plans if plan.reason]
     return Archived(
         full=bool(reasons),
         reason=reasons[0] if reasons else "",
@@ -84,8 +88,10 @@ def archive_vm(
     )
 
 
-def _plan(platform: Platform, snapshot: Snapshot, source: SnapshotDisk, previous: ArchiveReader | None) -> DiskPlan:
-    before, reason = _before(source, previous)
+def _plan(
+    platform: Platform, snapshot: Snapshot, source: SnapshotDisk, previous: ArchiveReader | None, why_full: str
+) -> DiskPlan:
+    before, reason = _before(source, previous) if previous else (None, why_full)
     if before is not None and previous is not None:
         try:
             areas = list(platform.changed_areas(snapshot, source.disk, before))
@@ -99,10 +105,8 @@ def _plan(platform: Platform, snapshot: Snapshot, source: SnapshotDisk, previous
         return DiskPlan(source=source, areas=None, base=None, reason=f"{reason} {error}".strip())
 
 
-def _before(source: SnapshotDisk, previous: ArchiveReader | None) -> tuple[str | None, str]:
+def _before(source: SnapshotDisk, previous: ArchiveReader) -> tuple[str | None, str]:
     """The change id to compare with; or None and the reason why there is none."""
-    if previous is None:
-        return None, "The first archive of this VM."
     disk = next((d for d in previous.disks if d.key == source.disk.key), None)
     if disk is None:
         return None, f"{source.disk.label} is new."
@@ -118,15 +122,24 @@ def _audited(plan: DiskPlan, disk: DiskReader, writer: ArchiveWriter) -> DiskPla
     disk is believed: builds of vSphere have lost changes (Broadcom KB 317933, KB 310751)."""
     if plan.base is None or plan.areas is None:
         return plan
-    changed = {c for a in plan.areas for c in range(a.start // CHUNK_BYTES, (a.end - 1) // CHUNK_BYTES + 1)}
-    unchanged = [c for c in range(-(-disk.capacity_bytes // CHUNK_BYTES)) if c not in changed]
-    for chunk in random.sample(unchanged, min(SAMPLED_CHUNKS, len(unchanged))):
+    for chunk in _sample(_chunks(plan.areas, disk.capacity_bytes), chunk_count(disk.capacity_bytes)):
         start = chunk * CHUNK_BYTES
         data = disk.read(start, min(CHUNK_BYTES, disk.capacity_bytes - start))
         if writer.chunk_id(data) != plan.base.chunk_id(chunk):
             reason = f"Change tracking missed a change at byte {start} of {plan.source.disk.label}."
             return DiskPlan(source=plan.source, areas=None, base=None, reason=reason)
     return plan
+
+
+def _sample(changed: set[int], total: int) -> list[int]:
+    wanted = min(max(1, round(total * SAMPLED_SHARE)), MAX_SAMPLED_CHUNKS)
+    drawn = random.sample(range(total), min(total, wanted * 4))
+    return [chunk for chunk in drawn if chunk not in changed][:wanted]
+
+
+def _chunks(areas: Sequence[Area], capacity_bytes: int) -> set[int]:
+    pages = touched(areas, capacity_bytes)
+    return {chunk for page in pages for chunks in page.ranges for chunk in chunks}
 
 
 def _write(plan: DiskPlan, disk: DiskReader, writer: ArchiveWriter, watch: Watch, read_before: int) -> int:

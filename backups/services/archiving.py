@@ -9,9 +9,9 @@ from backups.archive import gc
 from backups.archive.reader import ArchiveReader
 from backups.archive.store import FolderStore
 from backups.archive.writer import ArchiveWriter
-from backups.engine.archiving import Archived, archive_vm
+from backups.engine.archiving import FIRST, Archived, archive_vm
 from backups.engine.watch import Watch
-from backups.errors import ArchiveError, Interrupted
+from backups.errors import ArchiveDamaged, ArchiveMissing, Interrupted
 from backups.models import Archive, RunItem
 from backups.models.archives import ArchiveState
 from backups.models.runs import ItemState
@@ -24,25 +24,36 @@ def archive_item(item: RunItem, platform: Platform, watch: Watch) -> None:
     """Moves the item to `removing`: only then does the archive count, and only then may the snapshot go."""
     store, keys = open_store(item.run.repository), writing_keys(item.tenant)
     _clear_earlier_attempts(item, store)
-    previous = _previous(item, store)
     vapp = platform.describe_vapp(item.vm.vapp.ref) if item.vm.vapp else None
     vapp_config = {"name": vapp.name, "settings": vapp.settings} if vapp else None
     archive_id = archive_id_of(item, item.attempt)
-    with ArchiveWriter(store, keys) as writer:
-        archived = archive_vm(
-            platform=platform,
-            snapshot=_snapshot(item),
-            writer=writer,
-            archive_id=str(archive_id),
-            previous=previous,
-            extra={"vm": item.vm.instance_uuid, "vapp": vapp_config},
-            watch=watch,
-        )
+
+    def archive(previous: ArchiveReader | None, why_full: str = FIRST) -> Archived:
+        with ArchiveWriter(store, keys) as writer:
+            return archive_vm(
+                platform=platform,
+                snapshot=_snapshot(item),
+                writer=writer,
+                archive_id=str(archive_id),
+                previous=previous,
+                why_full=why_full,
+                extra={"vm": item.vm.instance_uuid, "vapp": vapp_config},
+                watch=watch,
+            )
+
+    last = _last(item)
+    try:
+        archived = archive(ArchiveReader(store, keys, str(last.pk)) if last else None)
+    except (ArchiveDamaged, ArchiveMissing):
+        if last is None:
+            raise
+        Archive.objects.filter(pk=last.pk).update(state=ArchiveState.DAMAGED)
+        archived = archive(None, f"The archive of {last.backup_time:%Y-%m-%d %H:%M} UTC is damaged.")
     with transaction.atomic():
-        archive = _record(item, archive_id, archived)
-        archive.vapp_config = vapp_config
-        archive.save(force_insert=True)
-        _finish(item, archive, archived)
+        row = _record(item, archive_id, archived)
+        row.vapp_config = vapp_config
+        row.save(force_insert=True)
+        _finish(item, row, archived)
 
 
 def archive_id_of(item: RunItem, attempt: int) -> UUID:
@@ -56,17 +67,12 @@ def _clear_earlier_attempts(item: RunItem, store: FolderStore) -> None:
         gc.delete_archive(store, str(item.tenant_id), str(archive_id_of(item, attempt)))
 
 
-def _previous(item: RunItem, store: FolderStore) -> ArchiveReader | None:
-    """The VM's last good archive in this repository, for its maps; they open without the private key."""
+def _last(item: RunItem) -> Archive | None:
+    """The VM's last good archive in this repository."""
     good = Archive.objects.filter(
         vm=item.vm, tenant=item.tenant, repository=item.run.repository, state=ArchiveState.GOOD
     )
-    last = good.order_by("-backup_time").first()
-    try:
-        return ArchiveReader(store, writing_keys(item.tenant), str(last.pk)) if last else None
-    except ArchiveError:
-        # It cannot serve as a base; marking it is the verification's business.
-        return None
+    return good.order_by("-backup_time").first()
 
 
 def _snapshot(item: RunItem) -> Snapshot:

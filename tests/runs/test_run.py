@@ -6,6 +6,7 @@ from backups.errors import Conflict, InvalidRequest, LoginFailed, NotFound, Plat
 from backups.models import Archive, Plan, RunItem, SnapshotRecord, Tenant
 from backups.models.runs import ItemState, RunState
 from backups.services.plans import create_plan, revoke_plan
+from backups.services.repositories import open_store
 from backups.services.runs import cancel_run, start_run
 from backups.tasks.coordinate import coordinate
 from backups.tasks.read import claim, read_waiting
@@ -168,3 +169,24 @@ def test_the_items_of_a_run_keep_the_names_of_their_day(plan: Plan, finish) -> N
 def test_nothing_waits_nothing_happens(plan: Plan) -> None:
     read_waiting()
     assert not RunItem.objects.exists()
+
+
+def test_a_damaged_archive_is_marked_and_the_next_one_reads_everything(plan: Plan, finish) -> None:
+    finish(start_run(None, plan))
+    store = open_store(plan.repository)
+    for stored in list(store.list(f"tenants/{plan.tenant_id}/archives/")):
+        path = store.root / stored.name
+        path.chmod(0o600)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    run = finish(start_run(None, plan))
+    assert run.state == RunState.SUCCEEDED
+    assert Archive.objects.filter(state="damaged").count() == 3
+    assert "is damaged" in run.items.first().archive.full_reason
+
+
+def test_a_change_that_tracking_missed_is_found_by_the_sample(plan: Plan, platform: FakePlatform, finish) -> None:
+    finish(start_run(None, plan))
+    for vm in platform.inventory().vms:
+        platform.write_untracked(vm.ref, 2000, bytes(range(256)) * 8192)
+    run = finish(start_run(None, plan))
+    assert all("missed a change" in item.archive.full_reason for item in run.items.all())
