@@ -2,23 +2,22 @@
 
 import logging
 from contextlib import ExitStack
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from backups.batches import Queued, next_batch
-from backups.engine.snapshotting import measure, snapshot_all
+from backups.engine.snapshotting import snapshot_all
 from backups.errors import HotfirstError, Interrupted, NotFound
 from backups.events import publish
 from backups.leases import DRAIN, Heartbeat, lease_fields, release
-from backups.models import LoadSample, Run, RunItem, SnapshotRecord, VCenter, Vm
+from backups.models import Run, RunItem, SnapshotRecord, VCenter
 from backups.models.runs import CancelMode, ItemState, RunState
-from backups.platform import Load, Platform, Quiesce, Snapshot, SnapshotOrder
-from backups.services.priorities import set_priorities
+from backups.platform import Platform, Quiesce, Snapshot, SnapshotOrder
+from backups.services.loads import measure_items, set_priorities
 from backups.services.recoveries import in_place_now
 from backups.services.runs import cancel_open_items, finish_if_done, hint_coordinator, hint_readers
 from backups.services.vcenters import connect
@@ -131,7 +130,7 @@ def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Pl
             _clear_abandoned(item, platforms[item.vm.vcenter])
     queued = _skip_recovering(queued)
     for vcenter, platform in platforms.items():
-        _measure(platform, [item for item in queued if item.vm.vcenter == vcenter])
+        measure_items(platform, [item for item in queued if item.vm.vcenter == vcenter])
     set_priorities(run.policy, queued)
     batch = _choose(run, queued)
     beat.check()
@@ -154,32 +153,6 @@ def _clear_abandoned(item: RunItem, platform: Platform) -> None:
     platform.remove_snapshot(item.snapshot_name, item.vm.ref)
     SnapshotRecord.objects.filter(name=item.snapshot_name).update(removed_at=timezone.now())
     item.transition(ItemState.QUEUED)
-
-
-def _measure(platform: Platform, items: list[RunItem]) -> None:
-    now = timezone.now()
-    loads = measure(platform, [item.vm.ref for item in items], settings.HOTFIRST_LOAD_WINDOW_S)
-    for item in items:
-        load = loads[item.vm.ref]
-        item.load_kbps = load.write_kbps if load.samples or not item.vm.powered_on else item.vm.write_kbps
-        item.load_at = now
-        if load.samples:
-            Vm.objects.filter(pk=item.vm_id).update(write_kbps=load.write_kbps, read_kbps=load.read_kbps)
-    RunItem.objects.bulk_update(items, ["load_kbps", "load_at"])
-    LoadSample.objects.bulk_create(
-        _sample(item, loads[item.vm.ref], now) for item in items if loads[item.vm.ref].samples
-    )
-
-
-def _sample(item: RunItem, load: Load, at: datetime) -> LoadSample:
-    return LoadSample(
-        vm_id=item.vm_id,
-        at=at,
-        write_kbps=load.write_kbps,
-        read_kbps=load.read_kbps,
-        write_iops=load.write_iops,
-        read_iops=load.read_iops,
-    )
 
 
 def _choose(run: Run, queued: list[RunItem]) -> list[RunItem]:

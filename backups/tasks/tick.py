@@ -14,6 +14,7 @@ from backups.models import Event, Plan, Recovery, Run, RunItem, SnapshotRecord, 
 from backups.models.recoveries import RECOVERY_FINAL
 from backups.models.runs import HOLDING, RUN_FINAL, ItemState
 from backups.schedule import latest_start, next_starts
+from backups.services.loads import measure_items, set_priorities
 from backups.services.recoveries import hint_recovery
 from backups.services.runs import cancel_open_items, finish_if_done, hint_coordinator, hint_readers, start_run
 from backups.services.vcenters import connect
@@ -21,6 +22,7 @@ from backups.services.vcenters import connect
 log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 HINT_AGAIN_S = 45
+LOAD_KEPT = timedelta(minutes=5)
 EVENTS_KEPT = timedelta(days=1)
 SWEPT_FOR = timedelta(days=1)
 
@@ -31,6 +33,7 @@ def tick() -> None:
     now = timezone.now()
     start_due_plans(now)
     reap_items(now)
+    refresh_loads(now)
     look_after_runs(now)
     look_after_recoveries(now)
     remove_orphans()
@@ -69,6 +72,25 @@ def reap_items(now: datetime) -> None:
             told = "The worker that archived this VM was lost, several times; tell your provider."
             item.transition(ItemState.REMOVING, outcome=ItemState.FAILED, message=told, **failures)
         publish(item.run_id, {"item": str(item.pk), "state": item.state})
+
+
+def refresh_loads(now: datetime) -> None:
+    """A VM that turned busy while it waited moves up."""
+    stale = RunItem.objects.filter(state=ItemState.WAITING, load_at__lt=now - LOAD_KEPT)
+    for run in Run.objects.filter(pk__in=stale.values("run")):
+        for vcenter in VCenter.objects.filter(vms__run_items__in=stale.filter(run=run)).distinct():
+            try:
+                _refresh_loads(run, vcenter)
+            except HotfirstError as error:
+                log.warning("loads of %s on %s: %s", run, vcenter, error)
+
+
+def _refresh_loads(run: Run, vcenter: VCenter) -> None:
+    waiting = RunItem.objects.filter(run=run, state=ItemState.WAITING, vm__vcenter=vcenter).select_related("vm")
+    items = list(waiting)
+    with connect(vcenter) as platform:
+        measure_items(platform, items)
+    set_priorities(run.policy, items)
 
 
 def look_after_runs(now: datetime) -> None:

@@ -134,6 +134,10 @@ class FakePlatform:
         """As the builds of vSphere do that lose changes."""
         self._get(vm_ref).disks[disk_key].data[: len(data)] = data
 
+    def set_load(self, name: str, write_kbps: float) -> None:
+        vm = next(v for v in self._vms.values() if v.vm.name == name)
+        vm.load = Load(write_kbps=write_kbps, samples=10)
+
     def rename(self, name: str, new_name: str) -> None:
         vm = next(v for v in self._vms.values() if v.vm.name == name)
         vm.vm = replace(vm.vm, name=new_name)

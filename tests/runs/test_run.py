@@ -1,6 +1,8 @@
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
+from django.utils import timezone
 
 from backups.errors import Conflict, InvalidRequest, LoginFailed, NotFound, PlatformUnreachable, SnapshotFailed
 from backups.models import Archive, Plan, RunItem, SnapshotRecord, Tenant
@@ -10,6 +12,7 @@ from backups.services.repositories import open_store
 from backups.services.runs import cancel_run, start_run
 from backups.tasks.coordinate import coordinate
 from backups.tasks.read import claim, read_waiting
+from backups.tasks.tick import tick
 from tests.fakes.platform import FakePlatform
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
@@ -190,3 +193,13 @@ def test_a_change_that_tracking_missed_is_found_by_the_sample(plan: Plan, platfo
         platform.write_untracked(vm.ref, 2000, bytes(range(256)) * 8192)
     run = finish(start_run(None, plan))
     assert all("missed a change" in item.archive.full_reason for item in run.items.all())
+
+
+def test_a_vm_that_turns_busy_while_it_waits_moves_up(plan: Plan, platform: FakePlatform, finish) -> None:
+    run = start_run(None, plan)
+    coordinate(str(run.pk))
+    platform.set_load("shop-idle", 5000.0)
+    RunItem.objects.filter(run=run).update(load_at=timezone.now() - timedelta(minutes=6))
+    tick()
+    finish(run)
+    assert run.items.order_by("position").first().vm_name == "shop-idle"
