@@ -59,9 +59,10 @@ def in_order(policy: str, candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda c: (-priorities[c.id].value, c.name, c.id))
 
 
-def exposure_kb(order: Sequence[Candidate], readers: int) -> float:
-    """Snapshot growth if all snapshots are taken at once and each free reader takes the next of `order`."""
-    free_at = [0.0] * readers
+def exposure_kb(order: Sequence[Candidate], readers: int, start_s: float = 0.0) -> float:
+    """Snapshot growth if all snapshots are taken at once and, from `start_s` on, each free reader takes the next of
+    `order`."""
+    free_at = [start_s] * readers
     total = 0.0
     for candidate in order:
         done = heapq.heappop(free_at) + candidate.expected_s

@@ -31,18 +31,20 @@ class Done:
 
 def report(done: Sequence[Done], readers: int) -> dict[str, Any]:
     """JSON: exposures in KB, times in seconds. `exposure_kb` is what happened; `orders` what each order would
-    have cost if all snapshots had been taken at once and readers had never idled; `reverse` is the coldest first,
-    the worst that an order blind to load can do."""
+    have cost with the same durations, if all snapshots had been taken at once, the first archive had begun as late
+    as it did, and readers had never idled since; `reverse` is the idlest first."""
     if not done:
         return {}
     candidates = [d.candidate for d in done]
-    orders = {policy: exposure_kb(in_order(policy, candidates), readers) for policy in POLICIES}
-    orders["reverse"] = exposure_kb(in_order("highest_load", candidates)[::-1], readers)
     taken = [d.snapshot_at for d in done]
+    start_s = (min(d.archiving_at for d in done) - min(taken)).total_seconds()
+    ordered = {policy: in_order(policy, candidates) for policy in POLICIES}
+    ordered["reverse"] = ordered["highest_load"][::-1]
+    start_kb = start_s * sum(d.load_kbps for d in done)
     return {
         "exposure_kb": sum(d.load_kbps * d.hold_s for d in done),
-        "bound_kb": exposure_bound_kb(candidates, readers),
-        "orders": orders,
+        "bound_kb": start_kb + exposure_bound_kb(candidates, readers),
+        "orders": {name: exposure_kb(order, readers, start_s) for name, order in ordered.items()},
         "skew_s": (max(taken) - min(taken)).total_seconds(),
         "longest_hold_s": max(d.hold_s for d in done),
     }

@@ -161,6 +161,7 @@ Q_CLUSTER = {
     "catch_up": False,
     "time_zone": "UTC",
     "label": "Hotfirst",
+    "log_level": "WARNING",
     "ALT_CLUSTERS": {"readers": {"workers": env.int("HOTFIRST_READERS", default=4)}},
 }
 
@@ -205,5 +206,6 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "loggers": {"axes": {"level": "WARNING"}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
 }

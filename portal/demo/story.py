@@ -42,17 +42,15 @@ def _tell_items(run: Run, said: dict[str, str], say: Say) -> bool:
     for item in run.items.exclude(position=None).order_by("position"):
         if said.get(item.vm_name) == item.state:
             continue
-        if item.state == ItemState.ARCHIVING:
+        if item.vm_name not in said:
             say(f"  {item.position:2}. {item.vm_name:16} writes {item.load_kbps:8.1f} KB/s   reader {item.reader}")
         if item.state == ItemState.SUCCEEDED:
-            _tell_done(item, item.vm_name in said, say)
+            _tell_done(item, say)
         said[item.vm_name] = item.state
     return True
 
 
-def _tell_done(item: RunItem, seen_before: bool, say: Say) -> None:
-    if not seen_before:
-        say(f"  {item.position:2}. {item.vm_name:16} writes {item.load_kbps:8.1f} KB/s   reader {item.reader}")
+def _tell_done(item: RunItem, say: Say) -> None:
     kind = "all" if item.archive and item.archive.full else "changes"
     read, stored = (item.bytes_read or 0) / 2**20, (item.bytes_stored or 0) / 2**20
     say(
@@ -62,12 +60,10 @@ def _tell_done(item: RunItem, seen_before: bool, say: Say) -> None:
 
 
 def _tell_report(run: Run, say: Say) -> None:
-    exposure, orders = run.report["exposure_kb"], run.report["orders"]
     say(f"  {run.message} Snapshots taken within {run.report['skew_s']:.2f} s of one another.")
-    say(
-        f"  Exposure {exposure / 1024:.1f} MiB of snapshot growth; with the same durations by name "
-        f"{orders['name'] / 1024:.1f}, the idlest first {orders['reverse'] / 1024:.1f} MiB."
-    )
+    told = {"by name": "name", "the idlest first": "reverse"}
+    others = ", ".join(f"{words} {run.report['orders'][order] / 1024:.1f} MiB" for words, order in told.items())
+    say(f"  Exposure: {run.report['exposure_kb'] / 1024:.1f} MiB of snapshot growth. With the same durations {others}.")
 
 
 def check_order(run: Run) -> None:

@@ -31,5 +31,10 @@ def test_other_orders_are_computed_with_the_durations_that_were_measured() -> No
     assert told["bound_kb"] <= told["exposure_kb"]
 
 
+def test_a_late_start_is_counted_for_every_order() -> None:
+    told = report([done("busy", 100, 5, 10), done("idle", 1, 10, 30)], readers=1)
+    assert told["orders"]["highest_load"] == pytest.approx(told["exposure_kb"])
+
+
 def test_a_run_in_which_nothing_was_archived_has_nothing_to_tell() -> None:
     assert report([], readers=2) == {}
