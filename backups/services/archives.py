@@ -1,6 +1,5 @@
 from collections.abc import Iterable
 
-from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
@@ -11,13 +10,14 @@ from backups.models.archives import ArchiveState
 from backups.models.recoveries import RecoveryState
 from backups.retention import Kept, reasons_to_keep
 from backups.services import audit
+from backups.services.audit import Actor
 from backups.services.repositories import open_store
 from backups.services.tenants import reading_keys
 
 IN_USE = (RecoveryState.QUEUED, RecoveryState.RUNNING)
 
 
-def delete_archive(actor: User | None, archive: Archive, reason: str = "by hand") -> None:
+def delete_archive(actor: Actor, archive: Archive, reason: str = "by hand") -> None:
     """The row first, the manifest after it: a kill between the two leaves a manifest that the tick deletes. No
     other archive is touched, since every manifest is complete."""
     with transaction.atomic():
@@ -31,7 +31,7 @@ def delete_archive(actor: User | None, archive: Archive, reason: str = "by hand"
     gc.delete_archive(open_store(archive.repository), str(archive.tenant_id), str(archive.pk))
 
 
-def verify_archive(actor: User | None, archive: Archive) -> bool:
+def verify_archive(actor: Actor, archive: Archive) -> bool:
     """Reads, decrypts and compares all of it. A damaged archive is marked, and the next run reads everything."""
     try:
         verify.check(open_store(archive.repository), reading_keys(archive.tenant), str(archive.pk))

@@ -2,23 +2,25 @@ import hashlib
 import json
 from typing import Any
 
-from django.contrib.auth.models import User
+from django.contrib.auth.models import AnonymousUser, User
 from django.utils import timezone
 
 from backups.locks import exclusive
 from backups.models import AuditEntry, Tenant
 
 START = "0" * 64
+Actor = User | AnonymousUser | None
+"""Who acts; None is Hotfirst itself. Views are never open to an anonymous user, whatever the type says."""
 
 
-def record(actor: User | None, tenant: Tenant | None, action: str, subject: str, **detail: Any) -> AuditEntry:
+def record(actor: Actor, tenant: Tenant | None, action: str, subject: str, **detail: Any) -> AuditEntry:
     """Call it in the transaction of the deed. `detail` is JSON and never holds a secret."""
     with exclusive("audit"):
         last = AuditEntry.objects.order_by("-number").first()
         entry = AuditEntry(
             number=last.number + 1 if last else 1,
             tenant=tenant,
-            actor=actor,
+            actor=actor if isinstance(actor, User) else None,
             actor_name=actor.get_username() if actor else "Hotfirst",
             by_provider=bool(actor and actor.is_staff),
             action=action,

@@ -1,4 +1,3 @@
-from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
@@ -7,6 +6,7 @@ from backups.models import Tenant, VApp, VCenter, Vm
 from backups.platform import Inventory
 from backups.platform import Vm as PlatformVm
 from backups.services import audit
+from backups.services.audit import Actor
 
 
 def refresh(vcenter: VCenter) -> None:
@@ -72,7 +72,7 @@ def _copy(vm: PlatformVm, row: Vm, vapp: VApp | None) -> None:
 
 
 @transaction.atomic
-def assign_vapp(actor: User | None, vapp: VApp, tenant: Tenant | None) -> None:
+def assign_vapp(actor: Actor, vapp: VApp, tenant: Tenant | None) -> None:
     """The vApp and its VMs, now and later, belong to the tenant; plans of the one before no longer apply."""
     if vapp.tenant_id != (tenant.pk if tenant else None):
         VApp.objects.filter(pk=vapp.pk).update(tenant=tenant, plan=None)
@@ -81,7 +81,7 @@ def assign_vapp(actor: User | None, vapp: VApp, tenant: Tenant | None) -> None:
 
 
 @transaction.atomic
-def assign_vm(actor: User | None, vm: Vm, tenant: Tenant | None) -> None:
+def assign_vm(actor: Actor, vm: Vm, tenant: Tenant | None) -> None:
     if vm.tenant_id != (tenant.pk if tenant else None):
         Vm.objects.filter(pk=vm.pk).update(tenant=tenant, plan=None)
         audit.record(actor, tenant, "vm.assign", vm.name, to=tenant.name if tenant else None)

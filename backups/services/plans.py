@@ -1,7 +1,6 @@
 from collections.abc import Iterable
 from typing import Any
 
-from django.contrib.auth.models import User
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
@@ -11,6 +10,7 @@ from backups.errors import Conflict, InvalidRequest
 from backups.models import Plan, Tenant, VApp, Vm
 from backups.schedule import check_schedule, next_starts
 from backups.services import audit
+from backups.services.audit import Actor
 
 OPTIONS = (
     "name",
@@ -26,7 +26,7 @@ OPTIONS = (
 )
 
 
-def create_plan(actor: User | None, tenant: Tenant, **options: Any) -> Plan:
+def create_plan(actor: Actor, tenant: Tenant, **options: Any) -> Plan:
     plan = Plan(tenant=tenant, **options)
     _prepare(plan)
     with transaction.atomic():
@@ -35,7 +35,7 @@ def create_plan(actor: User | None, tenant: Tenant, **options: Any) -> Plan:
     return plan
 
 
-def change_plan(actor: User | None, plan: Plan, **options: Any) -> Plan:
+def change_plan(actor: Actor, plan: Plan, **options: Any) -> Plan:
     """Raises Conflict if somebody changed the plan since it was read."""
     unknown = set(options) - set(OPTIONS)
     if unknown:
@@ -77,14 +77,14 @@ def _readable(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @transaction.atomic
-def delete_plan(actor: User | None, plan: Plan) -> None:
+def delete_plan(actor: Actor, plan: Plan) -> None:
     """Its archives and runs stay; what it was applied to is without a plan afterwards."""
     audit.record(actor, plan.tenant, "plan.delete", plan.name)
     plan.delete()
 
 
 @transaction.atomic
-def apply_plan(actor: User | None, plan: Plan, vapps: Iterable[VApp] = (), vms: Iterable[Vm] = ()) -> None:
+def apply_plan(actor: Actor, plan: Plan, vapps: Iterable[VApp] = (), vms: Iterable[Vm] = ()) -> None:
     """A vApp's own VMs follow it: a plan applied to one of them singly before gives way."""
     vapps, vms = list(vapps), list(vms)
     if any(thing.tenant_id != plan.tenant_id for thing in (*vapps, *vms)):
@@ -95,7 +95,7 @@ def apply_plan(actor: User | None, plan: Plan, vapps: Iterable[VApp] = (), vms: 
 
 
 @transaction.atomic
-def revoke_plan(actor: User | None, tenant: Tenant, vapps: Iterable[VApp] = (), vms: Iterable[Vm] = ()) -> None:
+def revoke_plan(actor: Actor, tenant: Tenant, vapps: Iterable[VApp] = (), vms: Iterable[Vm] = ()) -> None:
     vapps, vms = list(vapps), list(vms)
     _set_plan(tenant, vapps, vms, None)
     for thing in (*vapps, *vms):

@@ -16,6 +16,7 @@ from backups.models.recoveries import RECOVERY_FINAL, RecoveryMode, RecoveryStat
 from backups.models.runs import HOLDING
 from backups.queues import hint
 from backups.services import audit
+from backups.services.audit import Actor
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def _vms_in(run: Run, vapp_name: str) -> int:
 
 
 def start_recovery(
-    actor: User | None,
+    actor: Actor,
     tenant: Tenant,
     archives: Sequence[Archive],
     *,
@@ -66,7 +67,7 @@ def start_recovery(
         recovery = Recovery.objects.create(
             tenant=tenant,
             vcenter=vcenter,
-            requested_by=actor,
+            requested_by=actor if isinstance(actor, User) else None,
             mode=mode,
             vapp_name=vapp_name,
             new_name=new_name,
@@ -130,7 +131,7 @@ def in_place_now() -> QuerySet[RecoveryItem]:
     return going_on.exclude(recovery__state__in=RECOVERY_FINAL)
 
 
-def cancel_recovery(actor: User | None, recovery: Recovery) -> None:
+def cancel_recovery(actor: Actor, recovery: Recovery) -> None:
     """What is half done is cleaned up by the worker. A VM recovered in place is left powered off, and says so."""
     with transaction.atomic():
         if not Recovery.objects.filter(pk=recovery.pk).exclude(state__in=RECOVERY_FINAL).update(cancelled=True):

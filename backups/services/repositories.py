@@ -1,15 +1,15 @@
 from pathlib import Path
 
-from django.contrib.auth.models import User
 from django.db import transaction
 
 from backups.archive.store import FolderStore
 from backups.errors import InvalidRequest
 from backups.models import Repository
 from backups.services import audit
+from backups.services.audit import Actor
 
 
-def create_repository(actor: User | None, name: str, path: str) -> Repository:
+def create_repository(actor: Actor, name: str, path: str) -> Repository:
     """Prepares the folder. Raises RepositoryUnavailable with what to do when it cannot be written."""
     if not Path(path).is_absolute():
         raise InvalidRequest("A repository needs an absolute path, such as /srv/backups.")

@@ -2,7 +2,6 @@ import logging
 from datetime import datetime
 from typing import Any
 
-from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils import timezone
 
@@ -16,15 +15,14 @@ from backups.queues import hint
 from backups.report import Done, report
 from backups.services import audit
 from backups.services.archives import apply_retention
+from backups.services.audit import Actor
 from backups.services.plans import vms_of
 
 log = logging.getLogger(__name__)
 COPIED = ("repository", "policy", "batch_size", "readers", "quiesce")
 
 
-def start_run(
-    actor: User | None, plan: Plan, vms: "list[Vm] | None" = None, scheduled_for: datetime | None = None
-) -> Run:
+def start_run(actor: Actor, plan: Plan, vms: "list[Vm] | None" = None, scheduled_for: datetime | None = None) -> Run:
     """A run of the whole plan, or of some of its VMs. The work itself is the workers'."""
     protected = {vm.pk: vm for vm in vms_of(plan)}
     chosen = list(protected.values()) if vms is None else [protected[vm.pk] for vm in vms if vm.pk in protected]
@@ -38,7 +36,7 @@ def start_run(
         return _create(actor, plan, chosen, scheduled_for)
 
 
-def _create(actor: User | None, plan: Plan, vms: list[Vm], scheduled_for: datetime | None) -> Run:
+def _create(actor: Actor, plan: Plan, vms: list[Vm], scheduled_for: datetime | None) -> Run:
     copied = {name: getattr(plan, name) for name in COPIED}
     run = Run.objects.create(tenant=plan.tenant, plan=plan, plan_name=plan.name, scheduled_for=scheduled_for, **copied)
     RunItem.objects.bulk_create(
@@ -57,7 +55,7 @@ def _create(actor: User | None, plan: Plan, vms: list[Vm], scheduled_for: dateti
     return run
 
 
-def cancel_run(actor: User | None, run: Run, mode: str) -> None:
+def cancel_run(actor: Actor, run: Run, mode: str) -> None:
     """`now` stops archives in the middle, `after_current` lets those finish; snapshots are removed either way."""
     if mode not in (CancelMode.NOW, CancelMode.AFTER_CURRENT):
         raise InvalidRequest("Cancel either now, or after the current archives.")

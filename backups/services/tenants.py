@@ -5,11 +5,12 @@ from backups.archive.keys import TenantKeys
 from backups.errors import InvalidRequest
 from backups.models import Membership, Role, Tenant, TenantKey
 from backups.services import audit
+from backups.services.audit import Actor
 from backups.vault import seal, unseal
 
 
 @transaction.atomic
-def create_tenant(actor: User | None, name: str) -> Tenant:
+def create_tenant(actor: Actor, name: str) -> Tenant:
     """With its keys: without them nothing could be archived."""
     name = name.strip()
     if not name:
@@ -27,7 +28,7 @@ def create_tenant(actor: User | None, name: str) -> Tenant:
 
 
 @transaction.atomic
-def set_membership(actor: User | None, tenant: Tenant, user: User, role: str) -> Membership:
+def set_membership(actor: Actor, tenant: Tenant, user: User, role: str) -> Membership:
     if role not in Role.values:
         raise InvalidRequest(f"“{role}” is not a role; choose one of {', '.join(Role.values)}.")
     membership, _ = Membership.objects.update_or_create(tenant=tenant, user=user, defaults={"role": role})
@@ -36,7 +37,7 @@ def set_membership(actor: User | None, tenant: Tenant, user: User, role: str) ->
 
 
 @transaction.atomic
-def remove_membership(actor: User | None, tenant: Tenant, user: User) -> None:
+def remove_membership(actor: Actor, tenant: Tenant, user: User) -> None:
     Membership.objects.filter(tenant=tenant, user=user).delete()
     audit.record(actor, tenant, "member.remove", user.get_username())
 

@@ -3,7 +3,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.models import User
 from django.db import transaction
 from django.utils.module_loading import import_string
 
@@ -11,6 +10,7 @@ from backups.errors import InvalidRequest
 from backups.models import VCenter
 from backups.platform import Connection, Platform
 from backups.services import audit, inventory
+from backups.services.audit import Actor
 from backups.vault import seal, unseal
 
 
@@ -20,7 +20,7 @@ def look_up_certificate(host: str, port: int) -> tuple[str, str]:
     return pem, import_string(settings.HOTFIRST_FINGERPRINT)(pem)
 
 
-def enrol_vcenter(actor: User | None, *, password: str, **fields: Any) -> VCenter:
+def enrol_vcenter(actor: Actor, *, password: str, **fields: Any) -> VCenter:
     """`fields`: name, host, port, username, certificate_pem. Logs in and reads the inventory before anything is
     kept, so that a wrong address, certificate or password leaves nothing behind."""
     if VCenter.objects.filter(name=fields["name"]).exists():
