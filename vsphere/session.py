@@ -26,6 +26,8 @@ from vsphere.faults import TRANSPORT_ERRORS, translated, unreachable
 T = TypeVar("T")
 TIMEOUT_S = 60
 TRIES = 4
+LOGINS = 10
+"""Lost sessions in one call before it gives up. Other programs and operators may end ours several times."""
 KEEP_ALIVE_S = 300
 """vCenter ends a session after 30 idle minutes; disk data over another connection does not count as use."""
 POOL_SIZE = 8
@@ -93,19 +95,21 @@ class Session:
         """`request` is given the stub. It runs again after a lost session, always: vCenter refused it unread. After
         an error of the network it runs again only if `repeatable`, for it may have arrived. Raises vSphere's faults
         and PlatformUnreachable."""
-        for attempt in range(1, tries + 1):
+        logins = attempts = 0
+        while True:
             seen_epoch = self._epoch
             try:
                 return request(self._stub)
             except vim.fault.NotAuthenticated:
-                if attempt == tries:
+                logins += 1
+                if logins == LOGINS:
                     raise
                 self.renew(seen_epoch)
             except TRANSPORT_ERRORS as error:
-                if not repeatable or attempt == tries:
+                attempts += 1
+                if not repeatable or attempts == tries:
                     raise unreachable(error, self.address) from error
-                time.sleep(0.2 * 4 ** (attempt - 1))
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                time.sleep(0.2 * 4 ** (attempts - 1))
 
     def renew(self, seen_epoch: int) -> None:
         """Logs in again unless another thread already has since `seen_epoch`."""

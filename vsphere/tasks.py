@@ -34,7 +34,7 @@ def wait_all(session: Session, tasks: Sequence[Any], timeout_s: float) -> dict[s
         try:
             watch.follow(min(POLL_S, deadline - time.monotonic()))
             failures = 0
-        except (vmodl.query.InvalidCollectorVersion, vim.fault.NotAuthenticated):
+        except (vmodl.query.InvalidCollectorVersion, vmodl.fault.RequestCanceled, vim.fault.NotAuthenticated):
             failures += 1
         except vmodl.fault.ManagedObjectNotFound as fault:
             failures += not watch.lost(getattr(fault.obj, "_moId", None))
@@ -73,6 +73,8 @@ class _Watch:
         self._session.call(lambda stub: self._follow(stub, max(1, int(wait_s))), tries=2)
 
     def _follow(self, stub: Any, wait_s: int) -> None:
+        if not self.open_refs:
+            return  # the session was lost after the last one had ended
         shared = Collector(self._session.content.propertyCollector._moId, stub)
         collector = shared.CreatePropertyCollector()
         collector.CreateFilter(self._filter(stub), False)

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from backups.errors import PlatformError
 from vsphere.faults import TRANSPORT_ERRORS, unreachable
-from vsphere.session import Session
+from vsphere.session import LOGINS, Session
 
 TRIES = 3
 
@@ -65,15 +65,17 @@ class FolderClient:
     def _request(
         self, method: str, file: File, headers: dict[str, str], body: Body | None, max_bytes: int | None = None
     ) -> Answer:
-        for attempt in range(1, TRIES + 1):
+        failures = 0
+        for _ in range(TRIES + LOGINS):
             epoch, cookie = self._session.cookie()
             try:
                 answer = self._once(method, file.url, headers | {"Cookie": cookie}, body, max_bytes)
             except TRANSPORT_ERRORS as error:
                 self._drop()
-                if attempt == TRIES:
+                failures += 1
+                if failures == TRIES:
                     raise unreachable(error, self._session.address) from error
-                time.sleep(0.2 * attempt)
+                time.sleep(0.2 * failures)
                 continue
             if answer.status != http.client.UNAUTHORIZED:
                 return answer

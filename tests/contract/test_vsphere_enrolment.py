@@ -1,0 +1,92 @@
+"""What an operator is told when a vCenter is enrolled with something wrong."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backups.errors import CertificateMismatch, LoginFailed, PlatformError, PlatformUnreachable
+from backups.platform import Connection
+from tests.contract.worlds import connection_to
+from vsphere import session
+from vsphere.lab import certificate
+from vsphere.lab.server import LabServer
+from vsphere.platform import connect, fetch_certificate, fingerprint
+
+
+@pytest.fixture
+def right(lab: LabServer) -> Connection:
+    return connection_to(lab)
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_the_certificate_is_fetched_and_its_fingerprint_shown(right: Connection) -> None:
+    pem = fetch_certificate(right.host, right.port)
+    shown = fingerprint(pem)
+    assert shown == fingerprint(right.certificate_pem)
+    assert len(shown) == 95
+    assert set(shown) <= set("0123456789ABCDEF:")
+
+
+def test_a_wrong_password_says_what_to_correct(right: Connection) -> None:
+    with pytest.raises(LoginFailed, match="user name or the password"):
+        connect(replace(right, password="wrong"))
+
+
+def test_another_certificate_is_refused_before_anything_is_sent(
+    lab: LabServer, right: Connection, tmp_path: Path
+) -> None:
+    certificate.ensure(tmp_path, "127.0.0.1")
+    other = certificate.certificate_only(tmp_path / "certificate.pem")
+    sessions = len(lab.sessions.all())
+    with pytest.raises(CertificateMismatch, match="another certificate"):
+        connect(replace(right, certificate_pem=other))
+    assert len(lab.sessions.all()) == sessions
+
+
+def test_a_certificate_that_is_none_says_so(right: Connection) -> None:
+    with pytest.raises(PlatformError, match="confirm it again"):
+        connect(replace(right, certificate_pem="-"))
+
+
+def test_nobody_listening_says_check_the_address(right: Connection, closed_port: int) -> None:
+    with pytest.raises(PlatformUnreachable, match="check the address and the port"):
+        connect(replace(right, port=closed_port))
+    with pytest.raises(PlatformUnreachable, match="check the address and the port"):
+        fetch_certificate("127.0.0.1", closed_port)
+
+
+def test_a_silent_host_does_not_hang(right: Connection, silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PlatformUnreachable, match="did not answer in time"):
+        session.Session(replace(right, port=silent_port), timeout_s=0.3)
+    with pytest.raises(PlatformUnreachable, match="did not answer in time"):
+        fetch_certificate("127.0.0.1", silent_port, timeout_s=0.3)
+
+
+def test_a_name_that_does_not_exist_is_called_unknown(right: Connection) -> None:
+    with pytest.raises(PlatformUnreachable, match="not known"):
+        connect(replace(right, host="vcenter.invalid"))
+
+
+def test_no_password_shows_in_the_errors_or_the_connection(right: Connection) -> None:
+    assert right.password not in repr(right)
+    with pytest.raises(LoginFailed) as caught:
+        connect(replace(right, username="nobody"))
+    assert right.password not in str(caught.value)
