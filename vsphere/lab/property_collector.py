@@ -6,7 +6,6 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vmodl
-from pyVmomi.VmomiSupport import ManagedObject
 
 from vsphere.lab import selecting, wire
 from vsphere.lab.registry import Managed, Registry
@@ -92,6 +91,7 @@ class Filter(Managed):
         self.told: dict[str, dict[str, str]] = {}
         """Per object the XML of each property last reported."""
         self.read_at: dict[str, int] = {}
+        self.refs: dict[str, Any] = {}
         self.selection: selecting.Selection | None = None
         super().__init__(state.registry, f"session[{uuid.uuid4()}]")
 
@@ -116,7 +116,7 @@ class Filter(Managed):
         self.state.wake()
 
     def forget(self) -> None:
-        self.told, self.read_at = {}, {}
+        self.told, self.read_at, self.refs = {}, {}, {}
 
     def _select(self) -> selecting.Selection:
         if self.selection is None or selecting.follows_paths(self.spec):
@@ -156,17 +156,14 @@ class Filter(Managed):
     def _left(self, moid: str) -> Any:
         del self.told[moid]
         self.read_at.pop(moid, None)
-        ref = self.registry.objects[moid].ref if moid in self.registry.objects else self._ref_of(moid)
-        return PropertyCollector.ObjectUpdate(kind="leave", obj=ref)
-
-    def _ref_of(self, moid: str) -> Any:
-        return next((start.obj for start in self.spec.objectSet if start.obj._moId == moid), ManagedObject(moid))
+        return PropertyCollector.ObjectUpdate(kind="leave", obj=self.refs.pop(moid))
 
     def _compared(self, managed: Managed, paths: list[str]) -> Any:
         now = selecting.values(managed, paths)
         before = self.told.get(managed.moid)
         xml = {name: wire.dump(value, "v", object) for name, value in now.items()}
         self.told[managed.moid] = xml
+        self.refs[managed.moid] = managed.ref
         known = before or {}
         changes = [
             PropertyCollector.Change(name=name, op="assign", val=now[name])

@@ -10,7 +10,7 @@ from vsphere.lab.snapshots import Snapshot
 from vsphere.lab.state import Record
 from vsphere.lab.vm import Config, Profile, VirtualMachine
 
-# Parents before children; within a kind, ids grow with age, and a parent is older than its children.
+# `_ensure` sees to it that a parent is there before its children; within a kind the order of age is kept.
 ORDER = ("Folder", "Datacenter", "Cluster", "Host", "Datastore", "Network", "ResourcePool", "VApp", "VirtualMachine")
 
 

@@ -29,6 +29,8 @@ from vsphere.lab.views import ViewManager
 USERNAME = "administrator@vsphere.local"
 ROOT = "group-d1"
 DRAIN_S = 10.0
+POLL_S = 0.05
+"""How soon the server notices that it is to stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ class LabServer:
         pem = certificate.ensure(self.folder, self._host)
         context = certificate.server_context(pem)
         self._http = LabHttpServer((self._host, self._port), self.lab, self.sessions, context)
-        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True, name="lab-http")
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(POLL_S,), daemon=True, name="lab-http")
         self._thread.start()
         self.generator.start()
         replace_file(self.folder / "endpoint.json", json.dumps(asdict(self.endpoint)))

@@ -1,6 +1,7 @@
 """The lab's memory: one small JSON file per object of the inventory, replaced as a whole."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,4 +27,6 @@ class Store:
         (self._objects / f"{moid}.json").unlink(missing_ok=True)
 
     def all(self) -> list[Record]:
-        return [json.loads(path.read_text()) for path in self._objects.glob("*.json")]
+        """Oldest first: ids end in a serial number."""
+        paths = sorted(self._objects.glob("*.json"), key=lambda path: int(re.sub(r"\D", "", path.stem) or 0))
+        return [json.loads(path.read_text()) for path in paths]
