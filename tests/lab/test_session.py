@@ -72,3 +72,18 @@ def test_two_labs_in_one_process_know_nothing_of_each_other(idle: Client, tmp_pa
         assert theirs.content.about.instanceUuid != idle.content.about.instanceUuid
     finally:
         other.stop()
+
+
+def test_a_lab_that_stops_hangs_up_and_comes_back_with_the_same_certificate(tmp_path: Path) -> None:
+    server = LabServer(tmp_path, spec="small", load_scale=0).start()
+    client = Client(server.endpoint).login()
+    before = server.endpoint
+    server.stop()
+    with pytest.raises(ConnectionError):
+        client.service.CurrentTime()
+    again = LabServer(tmp_path, port=before.port, load_scale=0).start()
+    try:
+        assert (again.endpoint.certificate_pem, again.endpoint.password) == (before.certificate_pem, before.password)
+        assert client.login().service.CurrentTime() is not None
+    finally:
+        again.stop()

@@ -1,8 +1,10 @@
 """The HTTPS front: /sdk for SOAP, /folder for the datastores' files."""
 
+import contextlib
 import json
 import logging
 import re
+import socket
 import ssl
 import xml.parsers.expat
 from collections.abc import Iterator, Mapping
@@ -25,13 +27,30 @@ log = logging.getLogger(__name__)
 
 class LabHttpServer(ThreadingHTTPServer):
     daemon_threads = True
+    block_on_close = False
     request_queue_size = 256
 
     def __init__(self, address: tuple[str, int], lab: Lab, sessions: Sessions, context: ssl.SSLContext) -> None:
         self.lab, self.sessions = lab, sessions
+        self._open: set[Any] = set()
         super().__init__(address, Handler)
         # The handshake is left to the worker thread: one slow client must not keep the others waiting.
         self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Hangs up on everybody, as a vCenter that goes down does."""
+        super().server_close()
+        for request in tuple(self._open):
+            with contextlib.suppress(OSError):  # The client was faster.
+                request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients hang up when they like, and probe the certificate without speaking HTTP."""

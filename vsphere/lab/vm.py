@@ -266,8 +266,9 @@ class VirtualMachine(Entity):
             self.name = change.config.name
             self._apply_change_tracking()
             self.changed()
-        for file_name in change.doomed:
-            self.lab.shelf.delete(file_name)
+        if not self.snapshots:  # They may hold the disk still.
+            for file_name in change.doomed:
+                self.lab.shelf.delete(file_name)
 
     def _grow(self, grown: list[tuple[str, int]]) -> None:
         for file_name, capacity_bytes in grown:
