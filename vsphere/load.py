@@ -72,7 +72,7 @@ def _query(
 
     while refs:
         try:
-            return {each.entity._moId: _mean(each, counters) for each in session.call(request)}
+            return {each.entity._moId: mean_of(each, counters) for each in session.call(request)}
         except vmodl.fault.ManagedObjectNotFound as fault:
             gone = getattr(fault.obj, "_moId", None)
             if gone not in refs:
@@ -88,7 +88,7 @@ def _spec(vm: Any, counters: dict[int, str], samples: int, interval_s: int, sinc
     )
 
 
-def _mean(entity: Any, counters: dict[int, str]) -> Load:
+def mean_of(entity: Any, counters: dict[int, str]) -> Load:
     samples = len((entity.sampleInfoCSV or "").split(",")) // 2  # interval and time in turn
     sums = dict.fromkeys(COUNTERS.values(), 0.0)
     for series in entity.value or ():

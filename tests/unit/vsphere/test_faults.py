@@ -1,0 +1,60 @@
+import ssl
+
+import pytest
+from pyVmomi import vim, vmodl
+
+from backups import errors
+from vsphere.faults import translated, translating, unreachable
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "told"),
+    [
+        (vim.fault.InvalidLogin(), errors.LoginFailed, "user name or the password"),
+        (vim.fault.NoPermission(privilegeId="VApp.Export"), errors.PermissionMissing, "VApp.Export"),
+        (vmodl.fault.ManagedObjectNotFound(), errors.NotFound, "no longer in vCenter"),
+        (vim.fault.DuplicateName(name="web"), errors.RecoveryRefused, "something named web"),
+        (vim.fault.NoDiskSpace(datastore="ssd1"), errors.SnapshotFailed, "ssd1 is full"),
+        (vim.fault.TooManySnapshotLevels(), errors.SnapshotFailed, "TooManySnapshotLevels"),
+        (vmodl.fault.HostNotConnected(), errors.PlatformUnreachable, "is not connected"),
+        (vmodl.fault.HostCommunication(), errors.PlatformUnreachable, "cannot reach"),
+        (vim.fault.FileNotFound(file="a.vmdk"), errors.NotFound, "a.vmdk"),
+        (vim.fault.FileLocked(file="a.vmdk", msg="Locked"), errors.DiskUnreadable, "a.vmdk: Locked."),
+        (vmodl.fault.NotSupported(msg="No."), errors.PlatformError, "does not support"),
+        (vmodl.fault.SystemError(reason="odd"), errors.PlatformError, "odd."),
+        (vim.fault.InvalidPowerState(existingState="suspended"), errors.RecoveryRefused, "The VM is suspended"),
+    ],
+)
+def test_every_fault_becomes_a_sentence(fault: Exception, error: type[Exception], told: str) -> None:
+    said = translated(fault)
+    assert type(said) is error
+    assert told in str(said)
+    assert str(said).endswith(".")
+
+
+def test_our_own_errors_pass_unchanged() -> None:
+    ours = errors.SnapshotFailed("As it was.")
+    assert translated(ours) is ours
+    with pytest.raises(errors.SnapshotFailed, match="As it was"), translating():
+        raise ours
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ConnectionRefusedError(), "Nobody listens at vc:443"),
+        (TimeoutError(), "did not answer in time"),
+        (ssl.SSLError("wrong version number"), "does not speak TLS"),
+        (ConnectionResetError("reset"), "broke (reset)"),
+    ],
+)
+def test_errors_of_the_network_can_be_tried_again(error: Exception, told: str) -> None:
+    said = unreachable(error, "vc:443")
+    assert said.retryable
+    assert told in str(said)
+
+
+def test_a_wrong_certificate_is_not_tried_again() -> None:
+    said = unreachable(ssl.SSLCertVerificationError(), "vc:443")
+    assert isinstance(said, errors.CertificateMismatch)
+    assert not said.retryable
