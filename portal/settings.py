@@ -186,7 +186,7 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "portal.api.problems.handle",
     "PAGE_SIZE": 100,
 }
-REST_KNOX = {"TOKEN_PREFIX": "hf_", "TOKEN_MODEL": "portal.ApiToken", "AUTO_REFRESH": False}
+REST_KNOX = {"TOKEN_PREFIX": "hf_", "AUTH_HEADER_PREFIX": "Bearer", "TOKEN_MODEL": "portal.ApiToken", "AUTO_REFRESH": False}
 # Its only table is the one that ours stands in for.
 MIGRATION_MODULES = {"knox": None}
 KNOX_TOKEN_MODEL = "portal.ApiToken"  # noqa: S105
@@ -199,6 +199,14 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
+    "ENUM_NAME_OVERRIDES": {
+        "RunStateEnum": "backups.models.runs.RunState",
+        "ItemStateEnum": "backups.models.runs.ItemState",
+        "ArchiveStateEnum": "backups.models.archives.ArchiveState",
+        "RecoveryStateEnum": "backups.models.recoveries.RecoveryState",
+        "RecoveryModeEnum": "backups.models.recoveries.RecoveryMode",
+        "CancelModeEnum": ["now", "after_current"],
+    },
 }
 
 LOGGING = {

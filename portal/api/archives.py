@@ -1,0 +1,113 @@
+from http import HTTPStatus
+from typing import Any
+from uuid import UUID
+
+from django.urls import reverse
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from backups.errors import InvalidRequest
+from backups.models import Archive, Recovery, Role
+from backups.models.recoveries import RecoveryMode
+from backups.services.archives import delete_archive, verify_archive
+from backups.services.recoveries import cancel_recovery, start_recovery
+from portal.access import Access, enter
+from portal.api.base import TenantList, TenantView, answers, lists, token_of
+from portal.api.idempotency import once
+from portal.api.plans import KEY
+from portal.api.serializers import ArchiveSerializer, RecoveryRequest, RecoverySerializer, Verified
+
+READ = Access("tenant", Role.VIEWER)
+OPERATE = Access("tenant", Role.VIEWER, Role.OPERATOR)
+
+
+@lists(ArchiveSerializer)
+class Archives(TenantList):
+    access = READ
+    queryset = Archive.objects.all()
+    serializer_class = ArchiveSerializer
+    ordering = ("-backup_time",)
+    filterset_fields = {
+        "vm": ["exact"],
+        "run": ["exact"],
+        "vapp_name": ["exact"],
+        "state": ["exact"],
+        "backup_time": ["gte", "lt"],
+    }
+
+
+class ArchiveDetail(TenantView):
+    access = Access("tenant", Role.VIEWER, Role.ADMIN)
+    queryset = Archive.objects.all()
+    serializer_class = ArchiveSerializer
+
+    @answers({200: ArchiveSerializer})
+    def get(self, request: Request, archive_id: UUID, **_: Any) -> Response:  # noqa: ARG002
+        return Response(ArchiveSerializer(self.one(archive_id)).data)
+
+    @answers({204: None})
+    def delete(self, request: Request, archive_id: UUID, **_: Any) -> Response:
+        delete_archive(request.user, self.one(archive_id))
+        return Response(status=HTTPStatus.NO_CONTENT)
+
+
+class ArchiveVerify(TenantView):
+    access = OPERATE
+    queryset = Archive.objects.all()
+    serializer_class = Verified
+
+    @answers({200: Verified}, request=None)
+    def post(self, request: Request, archive_id: UUID, **_: Any) -> Response:
+        return Response({"good": verify_archive(request.user, self.one(archive_id))})
+
+
+@lists(RecoverySerializer)
+class Recoveries(TenantList):
+    """As new needs the role operator, in place administrator: it overwrites."""
+
+    access = OPERATE
+    queryset = Recovery.objects.prefetch_related("items")
+    serializer_class = RecoverySerializer
+    ordering = ("-created_at",)
+    filterset_fields = {"state": ["exact"], "created_at": ["gte", "lt"]}
+
+    @answers({202: RecoverySerializer}, request=RecoveryRequest, parameters=[KEY])
+    def post(self, request: Request, **_: Any) -> Response:
+        body = RecoveryRequest(data=request.data)
+        body.is_valid(raise_exception=True)
+        wanted = dict(body.validated_data)
+        if wanted["mode"] == RecoveryMode.IN_PLACE:
+            token = token_of(request)
+            enter(request.user, self.tenant.pk, Role.ADMIN, ceiling=Role(token.role) if token else Role.ADMIN)
+        return once(request, lambda: self._start(request, wanted))
+
+    def _start(self, request: Request, wanted: dict[str, Any]) -> Response:
+        ids = wanted.pop("archives")
+        chosen = Archive.objects.for_tenant(self.tenant).filter(pk__in=ids).select_related("vm__vcenter")
+        archives = list(chosen)
+        if len(archives) < len(ids):
+            raise InvalidRequest("One of these archives does not exist, is named twice, or is not yours.")
+        recovery = start_recovery(request.user, self.tenant, archives, **wanted)
+        where = reverse("api-recovery", args=[self.tenant.pk, recovery.pk])
+        return Response(RecoverySerializer(recovery).data, status=HTTPStatus.ACCEPTED, headers={"Location": where})
+
+
+class RecoveryDetail(TenantView):
+    access = READ
+    queryset = Recovery.objects.prefetch_related("items")
+    serializer_class = RecoverySerializer
+
+    @answers({200: RecoverySerializer})
+    def get(self, request: Request, recovery_id: UUID, **_: Any) -> Response:  # noqa: ARG002
+        return Response(RecoverySerializer(self.one(recovery_id)).data)
+
+
+class RecoveryCancel(TenantView):
+    access = Access("tenant", Role.OPERATOR, Role.OPERATOR)
+    queryset = Recovery.objects.prefetch_related("items")
+    serializer_class = RecoverySerializer
+
+    @answers({202: RecoverySerializer}, request=None)
+    def post(self, request: Request, recovery_id: UUID, **_: Any) -> Response:
+        cancel_recovery(request.user, self.one(recovery_id))
+        return Response(RecoverySerializer(self.one(recovery_id)).data, status=HTTPStatus.ACCEPTED)

@@ -1,0 +1,81 @@
+"""What all endpoints share: the tenant is entered, with the same code as on the pages, before a handler runs."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+from django.http import Http404
+from django.shortcuts import get_object_or_404
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework.generics import GenericAPIView, ListAPIView
+from rest_framework.request import Request
+
+from backups.models import Role, Tenant
+from portal.access import Access, enter
+from portal.api.problems import Problem
+from portal.models import ApiToken
+
+F = TypeVar("F", bound=Callable[..., Any])
+PROBLEMS = {
+    (status, "application/problem+json"): Problem for status in (400, 401, 403, 404, 409, 412, 422, 428, 503, 507)
+}
+
+
+def answers(success: dict[int, Any], **options: Any) -> Callable[[F], F]:
+    """Declares what an endpoint answers: `success` by status, and problems."""
+    return extend_schema(responses=success | PROBLEMS, **options)
+
+
+def token_of(request: Request) -> ApiToken | None:
+    return request.auth if isinstance(request.auth, ApiToken) else None
+
+
+class TenantView(GenericAPIView[Any]):
+    """`access` says which role reading and writing need. A token never allows more than its own role, and nothing
+    outside its own tenant."""
+
+    access = Access("tenant", Role.VIEWER, Role.ADMIN)
+    tenant: Tenant
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        needed = self.access.role_for(request.method or "GET")
+        if needed is None:
+            self.http_method_not_allowed(request)
+            return
+        self.tenant = self._enter(request, kwargs["tenant_id"], needed)
+
+    def _enter(self, request: Request, tenant_id: UUID, needed: Role) -> Tenant:
+        token = token_of(request)
+        if token is None:
+            return enter(request.user, tenant_id, needed)
+        if token.tenant_id not in (None, tenant_id):
+            raise Http404
+        return enter(request.user, tenant_id, needed, ceiling=Role(token.role))
+
+    def get_queryset(self) -> Any:
+        rows: Any = self.queryset  # type: ignore[arg-type]
+        return rows.for_tenant(self.tenant) if hasattr(self, "tenant") else rows.none()
+
+    def one(self, pk: UUID) -> Any:
+        return get_object_or_404(self.get_queryset(), pk=pk)
+
+
+def lists(serializer: Any) -> Callable[[F], F]:
+    """For classes whose `get` answers pages of rows."""
+    return extend_schema_view(get=answers({200: serializer(many=True)}))
+
+
+class TenantList(TenantView, ListAPIView[Any]):
+    """Paged and filtered."""
+
+
+class ProviderView(GenericAPIView[Any]):
+    access = Access("provider")
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        token = token_of(request)
+        limited = token is not None and (token.tenant_id is not None or token.role != Role.ADMIN)
+        if not request.user.is_staff or limited:
+            raise Http404

@@ -1,0 +1,147 @@
+from http import HTTPStatus
+from typing import Any
+from uuid import UUID
+
+from django.urls import reverse
+from django.utils import timezone
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from backups.errors import InvalidRequest
+from backups.models import Plan, Role, VApp, Vm
+from backups.schedule import next_starts
+from backups.services import plans as service
+from backups.services.runs import start_run
+from portal.access import Access
+from portal.api.base import TenantList, TenantView, answers, lists
+from portal.api.idempotency import once
+from portal.api.problems import problem
+from portal.api.serializers import PlanSerializer, RunRequest, RunSerializer, Starts, Targets
+
+IF_MATCH = OpenApiParameter("If-Match", str, OpenApiParameter.HEADER, description="The plan's ETag, as read.")
+KEY = OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER, description="A repeat starts nothing twice.")
+
+
+def etag(plan: Plan) -> str:
+    return f'"{plan.version}"'
+
+
+@lists(PlanSerializer)
+class Plans(TenantList):
+    queryset = Plan.objects.all()
+    serializer_class = PlanSerializer
+    ordering = ("name",)
+    filterset_fields = {"name": ["exact", "icontains"]}
+
+    @answers({201: PlanSerializer})
+    def post(self, request: Request, **_: Any) -> Response:
+        body = PlanSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        plan = service.create_plan(request.user, self.tenant, **body.validated_data)
+        where = reverse("api-plan", args=[self.tenant.pk, plan.pk])
+        headers = {"Location": where, "ETag": etag(plan)}
+        return Response(PlanSerializer(plan).data, status=HTTPStatus.CREATED, headers=headers)
+
+
+class PlanDetail(TenantView):
+    queryset = Plan.objects.all()
+    serializer_class = PlanSerializer
+
+    @answers({200: PlanSerializer, 304: None})
+    def get(self, request: Request, plan_id: UUID, **_: Any) -> Response:
+        plan = self.one(plan_id)
+        if request.headers.get("If-None-Match") == etag(plan):
+            return Response(status=HTTPStatus.NOT_MODIFIED)
+        return Response(PlanSerializer(plan).data, headers={"ETag": etag(plan)})
+
+    @answers({200: PlanSerializer}, parameters=[IF_MATCH])
+    def patch(self, request: Request, plan_id: UUID, **_: Any) -> Response:
+        plan = self.one(plan_id)
+        stale = self._stale(request, plan)
+        if stale:
+            return stale
+        body = PlanSerializer(plan, data=request.data, partial=True)
+        body.is_valid(raise_exception=True)
+        plan = service.change_plan(request.user, self.one(plan_id), **body.validated_data)
+        return Response(PlanSerializer(plan).data, headers={"ETag": etag(plan)})
+
+    def _stale(self, request: Request, plan: Plan) -> Response | None:
+        wanted = request.headers.get("If-Match")
+        if wanted is None:
+            told = "Send the plan's ETag in If-Match, so that nobody's change is overwritten."
+            return problem(HTTPStatus.PRECONDITION_REQUIRED, "if_match_missing", told)
+        if wanted != etag(plan):
+            told = "The plan was changed since you read it; read it again."
+            return problem(HTTPStatus.PRECONDITION_FAILED, "stale", told)
+        return None
+
+    @answers({204: None})
+    def delete(self, request: Request, plan_id: UUID, **_: Any) -> Response:
+        service.delete_plan(request.user, self.one(plan_id))
+        return Response(status=HTTPStatus.NO_CONTENT)
+
+
+class PlanStarts(TenantView):
+    queryset = Plan.objects.all()
+    serializer_class = Starts
+    access = Access("tenant", Role.VIEWER)
+
+    @answers({200: Starts})
+    def get(self, request: Request, plan_id: UUID, **_: Any) -> Response:  # noqa: ARG002
+        plan = self.one(plan_id)
+        return Response({"starts": next_starts(plan.cron, plan.time_zone, timezone.now(), 5)})
+
+
+class _Targeting(TenantView):
+    queryset = Plan.objects.all()
+    serializer_class = Targets
+    access = Access("tenant", Role.ADMIN, Role.ADMIN)
+
+    def targets(self, request: Request) -> tuple[list[VApp], list[Vm]]:
+        body = Targets(data=request.data)
+        body.is_valid(raise_exception=True)
+        wanted = body.validated_data
+        vapps = list(VApp.objects.for_tenant(self.tenant).filter(pk__in=wanted["vapps"]))
+        vms = list(Vm.objects.for_tenant(self.tenant).filter(pk__in=wanted["vms"]))
+        if len(vapps) < len(set(wanted["vapps"])) or len(vms) < len(set(wanted["vms"])):
+            raise InvalidRequest("One of these vApps or VMs does not exist, or is not yours.")
+        return vapps, vms
+
+
+class PlanApply(_Targeting):
+    @answers({204: None}, request=Targets)
+    def post(self, request: Request, plan_id: UUID, **_: Any) -> Response:
+        plan = self.one(plan_id)
+        vapps, vms = self.targets(request)
+        service.apply_plan(request.user, plan, vapps, vms)
+        return Response(status=HTTPStatus.NO_CONTENT)
+
+
+class Revoke(_Targeting):
+    @answers({204: None}, request=Targets)
+    def post(self, request: Request, **_: Any) -> Response:
+        vapps, vms = self.targets(request)
+        service.revoke_plan(request.user, self.tenant, vapps, vms)
+        return Response(status=HTTPStatus.NO_CONTENT)
+
+
+class PlanRuns(TenantView):
+    """Back up now."""
+
+    queryset = Plan.objects.all()
+    serializer_class = RunSerializer
+    access = Access("tenant", Role.OPERATOR, Role.OPERATOR)
+
+    @answers({202: RunSerializer}, request=RunRequest, parameters=[KEY])
+    def post(self, request: Request, plan_id: UUID, **_: Any) -> Response:
+        plan = self.one(plan_id)
+        body = RunRequest(data=request.data)
+        body.is_valid(raise_exception=True)
+        return once(request, lambda: self._start(request, plan, body.validated_data.get("vms")))
+
+    def _start(self, request: Request, plan: Plan, wanted: list[UUID] | None) -> Response:
+        vms = None if wanted is None else list(Vm.objects.for_tenant(self.tenant).filter(pk__in=wanted))
+        run = start_run(request.user, plan, vms)
+        where = reverse("api-run", args=[self.tenant.pk, run.pk])
+        return Response(RunSerializer(run).data, status=HTTPStatus.ACCEPTED, headers={"Location": where})

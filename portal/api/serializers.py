@@ -1,0 +1,204 @@
+"""What the API shows. Nothing here decides; what is sent in is carried out by the services."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from backups.models import (
+    Archive,
+    AuditEntry,
+    Plan,
+    Recovery,
+    RecoveryItem,
+    Repository,
+    Run,
+    RunItem,
+    SnapshotRecord,
+    Tenant,
+    VApp,
+    VCenter,
+    Vm,
+)
+from backups.models.recoveries import RecoveryMode
+from backups.models.runs import CancelMode
+
+
+class TenantSerializer(serializers.ModelSerializer[Tenant]):
+    class Meta:
+        model = Tenant
+        fields = ["id", "name", "created_at"]
+        read_only_fields = ["id", "created_at"]
+
+
+class PlanSerializer(serializers.ModelSerializer[Plan]):
+    """Uniqueness and ranges are judged by the service, with its own sentences."""
+
+    class Meta:
+        model = Plan
+        fields = [
+            "id", "name", "cron", "time_zone", "next_start_at", "keep_count", "keep_days", "repository", "policy",
+            "batch_size", "readers", "quiesce", "version", "created_at",
+        ]  # fmt: skip
+        read_only_fields = ["id", "next_start_at", "version", "created_at"]
+        validators: list[Any] = []
+
+
+class VAppSerializer(serializers.ModelSerializer[VApp]):
+    class Meta:
+        model = VApp
+        fields = ["id", "name", "vcenter", "parent", "plan", "vanished_at"]
+
+
+class VmSerializer(serializers.ModelSerializer[Vm]):
+    class Meta:
+        model = Vm
+        fields = [
+            "id", "name", "instance_uuid", "vcenter", "vapp", "plan", "host", "datastore", "powered_on",
+            "capacity_bytes", "write_kbps", "read_kbps", "vanished_at",
+        ]  # fmt: skip
+
+
+class RunSerializer(serializers.ModelSerializer[Run]):
+    class Meta:
+        model = Run
+        fields = [
+            "id", "plan", "plan_name", "state", "policy", "batch_size", "readers", "quiesce", "repository", "cancel",
+            "scheduled_for", "created_at", "started_at", "finished_at", "message", "error_code", "report",
+        ]  # fmt: skip
+
+
+class RunItemSerializer(serializers.ModelSerializer[RunItem]):
+    hold_s = serializers.FloatField(read_only=True, allow_null=True)
+    exposure_kb = serializers.FloatField(read_only=True, allow_null=True)
+
+    class Meta:
+        model = RunItem
+        fields = [
+            "id", "vm", "vm_name", "vapp_name", "state", "position", "reader", "batch", "reason", "load_kbps",
+            "priority", "snapshot_at", "archiving_at", "archived_at", "removed_at", "quiesced", "hold_s",
+            "exposure_kb", "archive", "transport", "bytes_total", "bytes_expected", "bytes_read", "bytes_new",
+            "bytes_stored", "message", "error_code",
+        ]  # fmt: skip
+
+
+class ArchiveSerializer(serializers.ModelSerializer[Archive]):
+    class Meta:
+        model = Archive
+        fields = [
+            "id", "vm", "vm_name", "vapp_name", "run", "repository", "backup_time", "state", "full", "full_reason",
+            "bytes_total", "bytes_read", "bytes_new", "bytes_stored", "verified_at", "deleted_at",
+        ]  # fmt: skip
+
+
+class RecoveryItemSerializer(serializers.ModelSerializer[RecoveryItem]):
+    class Meta:
+        model = RecoveryItem
+        fields = [
+            "id", "archive", "vm_name", "new_vm_name", "state", "bytes_total", "bytes_done", "bytes_written",
+            "message", "started_at", "finished_at",
+        ]  # fmt: skip
+
+
+class RecoverySerializer(serializers.ModelSerializer[Recovery]):
+    items = RecoveryItemSerializer(many=True, read_only=True)
+
+    class Meta:
+        model = Recovery
+        fields = [
+            "id", "mode", "vapp_name", "new_name", "power_on", "state", "cancelled", "created_at", "started_at",
+            "finished_at", "message", "error_code", "items",
+        ]  # fmt: skip
+
+
+class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
+    class Meta:
+        model = AuditEntry
+        fields = ["number", "actor_name", "by_provider", "action", "subject", "detail", "at"]
+
+
+class RepositorySerializer(serializers.ModelSerializer[Repository]):
+    class Meta:
+        model = Repository
+        fields = ["id", "name", "path"]
+        read_only_fields = ["id"]
+        extra_kwargs: dict[str, Any] = {"name": {"validators": []}, "path": {"validators": []}}
+
+
+class RepositoryNameSerializer(serializers.ModelSerializer[Repository]):
+    """What a tenant may know of a repository."""
+
+    class Meta:
+        model = Repository
+        fields = ["id", "name"]
+
+
+class VCenterSerializer(serializers.ModelSerializer[VCenter]):
+    class Meta:
+        model = VCenter
+        fields = ["id", "name", "host", "port", "username", "instance_uuid", "synced_at", "sync_error"]
+
+
+class SnapshotSerializer(serializers.ModelSerializer[SnapshotRecord]):
+    """An open snapshot, with its owner."""
+
+    tenant = serializers.CharField(source="item.tenant.name")
+    vm_name = serializers.CharField(source="item.vm_name")
+    run = serializers.UUIDField(source="item.run_id")
+
+    class Meta:
+        model = SnapshotRecord
+        fields = ["name", "vcenter", "tenant", "vm_name", "run", "created_at"]
+
+
+class Targets(serializers.Serializer[Any]):
+    """What a plan is applied to or revoked from."""
+
+    vapps = serializers.ListField(child=serializers.UUIDField(), default=list)
+    vms = serializers.ListField(child=serializers.UUIDField(), default=list)
+
+
+class RunRequest(serializers.Serializer[Any]):
+    vms = serializers.ListField(child=serializers.UUIDField(), required=False, help_text="Only these; else all.")
+
+
+class CancelRequest(serializers.Serializer[Any]):
+    mode = serializers.ChoiceField(choices=[CancelMode.NOW, CancelMode.AFTER_CURRENT], default=CancelMode.NOW)
+
+
+class RecoveryRequest(serializers.Serializer[Any]):
+    archives = serializers.ListField(child=serializers.UUIDField(), help_text="One for each VM.")
+    mode = serializers.ChoiceField(choices=RecoveryMode.choices)
+    vapp_name = serializers.CharField(default="", allow_blank=True, help_text="Empty: the VMs alone.", max_length=255)
+    new_name = serializers.CharField(default="", allow_blank=True, max_length=255)
+    power_on = serializers.BooleanField(default=False)
+
+
+class Starts(serializers.Serializer[Any]):
+    starts = serializers.ListField(child=serializers.DateTimeField())
+
+
+class Verified(serializers.Serializer[Any]):
+    good = serializers.BooleanField()
+
+
+class Address(serializers.Serializer[Any]):
+    host = serializers.CharField(max_length=255)
+    port = serializers.IntegerField(min_value=1, max_value=65535, default=443)
+
+
+class Certificate(serializers.Serializer[Any]):
+    certificate_pem = serializers.CharField()
+    fingerprint = serializers.CharField(help_text="SHA-256. Compare it before you enrol.")
+
+
+class Enrolment(Address):
+    name = serializers.CharField(max_length=100)
+    username = serializers.CharField(max_length=255)
+    password = serializers.CharField(write_only=True, trim_whitespace=False)
+    certificate_pem = serializers.CharField(help_text="As looked up, its fingerprint confirmed.")
+
+
+class Assignment(serializers.Serializer[Any]):
+    tenant = serializers.UUIDField(allow_null=True)
+    vapps = serializers.ListField(child=serializers.UUIDField(), default=list)
+    vms = serializers.ListField(child=serializers.UUIDField(), default=list)
