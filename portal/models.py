@@ -1,3 +1,5 @@
+import uuid
+
 from django.db import models
 from knox.models import AbstractAuthToken
 
@@ -8,6 +10,7 @@ class ApiToken(AbstractAuthToken):
     """A program's key to one tenant, with a role of its own; stored as a hash. Without a tenant it is the
     provider's, and its user must be provider staff."""
 
+    uid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     name = models.CharField(max_length=100)
     tenant = models.ForeignKey(Tenant, on_delete=models.CASCADE, null=True, related_name="+")
     role = models.CharField(max_length=10, choices=Role, default=Role.VIEWER)

@@ -7,6 +7,7 @@ from uuid import UUID
 from django.http import Http404
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 
@@ -40,10 +41,9 @@ class TenantView(GenericAPIView[Any]):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
         needed = self.access.role_for(request.method or "GET")
+        self.tenant = self._enter(request, kwargs["tenant_id"], needed or self.access.read or Role.ADMIN)
         if needed is None:
-            self.http_method_not_allowed(request)
-            return
-        self.tenant = self._enter(request, kwargs["tenant_id"], needed)
+            raise MethodNotAllowed(request.method or "")
 
     def _enter(self, request: Request, tenant_id: UUID, needed: Role) -> Tenant:
         token = token_of(request)

@@ -1,0 +1,190 @@
+"""Nobody gets in. The walk goes over the project's own URL patterns, so that a new route cannot be forgotten."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from django.apps import apps
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from backups.models import Role, Tenant
+from backups.models.tenancy import TenantQuerySet
+from portal.access import RANK, Access
+from tests.portal.may import MAY
+from tests.portal.worlds import World, build
+
+pytestmark = [pytest.mark.database, pytest.mark.django_db]
+PORTAL = Path(__file__).parents[2] / "portal"
+REFUSED = (401, 403, 404)
+
+
+class Route(NamedTuple):
+    path: str
+    name: str
+    parameters: tuple[str, ...]
+    access: Access | None
+
+    def url(self, ids: dict[str, Any]) -> str:
+        return re.sub(r"<uuid:(\w+)>", lambda match: str(ids[match[1]]), self.path)
+
+
+def routes(patterns: Any = None, prefix: str = "/") -> Iterator[Route]:
+    for pattern in patterns if patterns is not None else get_resolver().url_patterns:
+        path = prefix + str(pattern.pattern)
+        if isinstance(pattern, URLResolver):
+            yield from routes(pattern.url_patterns, path)
+        elif isinstance(pattern, URLPattern):
+            view = pattern.callback
+            access = getattr(view, "access", None) or getattr(getattr(view, "cls", None), "access", None)
+            yield Route(path, pattern.name or path, tuple(re.findall(r"<\w+:(\w+)>", path)), access)
+
+
+ROUTES = list(routes())
+TENANT_ROUTES = [route for route in ROUTES if route.access and route.access.kind == "tenant"]
+OBJECT_ROUTES = [route for route in TENANT_ROUTES if len(route.parameters) > 1]
+PROVIDER_ROUTES = [route for route in ROUTES if route.access and route.access.kind == "provider"]
+
+
+def each(chosen: list[Route]) -> Any:
+    return pytest.mark.parametrize("route", chosen, ids=lambda route: route.name)
+
+
+@pytest.fixture
+def ours(acme: Tenant, alice: User) -> World:
+    return build(acme, alice)
+
+
+@pytest.fixture
+def theirs(globex: Tenant, bob: User) -> World:
+    return build(globex, bob)
+
+
+def ask(client: Client, method: str, url: str) -> Any:
+    if method == "post":
+        return client.post(
+            url, {}, content_type="application/json" if "/api/" in url else "multipart/form-data; boundary=x"
+        )
+    return client.get(url)
+
+
+@each(ROUTES)
+def test_every_route_says_who_may_enter(route: Route) -> None:
+    assert route.access is not None, f"{route.path} has no access decorator"
+    in_tenant = "tenant_id" in route.parameters
+    assert in_tenant == (route.access.kind == "tenant") or route.access.kind == "provider"
+
+
+@each(TENANT_ROUTES)
+def test_every_tenant_route_has_its_line_in_the_table(route: Route) -> None:
+    assert route.access
+    assert (route.access.read, route.access.write) == MAY[route.name]
+
+
+@each(TENANT_ROUTES)
+def test_the_owner_is_let_in(route: Route, client: Client, ours: World, alice: User) -> None:
+    client.force_login(alice)
+    assert client.get(route.url(ours.ids)).status_code not in REFUSED
+
+
+@each(TENANT_ROUTES)
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_a_stranger_finds_nothing(route: Route, method: str, client: Client, ours: World, bob: User) -> None:
+    client.force_login(bob)
+    assert ask(client, method, route.url(ours.ids)).status_code == 404
+
+
+@each(OBJECT_ROUTES)
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_a_stranger_finds_nothing_of_ours_under_his_own_tenant(
+    route: Route, method: str, client: Client, ours: World, theirs: World, bob: User
+) -> None:
+    client.force_login(bob)
+    mixed = ours.ids | {"tenant_id": theirs.tenant.pk}
+    answer = ask(client, method, route.url(mixed))
+    if answer.status_code == 200 and route.name == "api-run-items":
+        assert answer.json()["results"] == []
+    elif answer.status_code != 405:
+        cannot_be_done = method == "post" and MAY[route.name][1] is None
+        assert answer.status_code == (403 if cannot_be_done else 404)
+
+
+@each(TENANT_ROUTES)
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_nobody_is_sent_to_the_login(route: Route, method: str, client: Client, ours: World) -> None:
+    answer = ask(client, method, route.url(ours.ids))
+    sent_away = answer.status_code == 302 and answer.headers["Location"].startswith("/login/")
+    assert sent_away or answer.status_code in (401, 403)
+
+
+@each(TENANT_ROUTES)
+@pytest.mark.parametrize("role", Role.values)
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_a_role_may_what_the_table_says(
+    route: Route, role: str, method: str, client: Client, ours: World, alice: User
+) -> None:
+    member = User.objects.create_user("someone")
+    ours.tenant.memberships.create(user=member, role=role)
+    needed = MAY[route.name][0 if method == "get" else 1]
+    client.force_login(member)
+    status = ask(client, method, route.url(ours.ids)).status_code
+    allowed = needed is not None and RANK[Role(role)] >= RANK[needed]
+    if status != 405:
+        assert (status != 403) == allowed
+
+
+@each(PROVIDER_ROUTES)
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_the_provider_area_is_nothing_to_a_tenants_administrator(
+    route: Route, method: str, client: Client, ours: World, alice: User
+) -> None:
+    client.force_login(alice)
+    assert ask(client, method, route.url(ours.ids)).status_code == 404
+
+
+@each(PROVIDER_ROUTES)
+def test_provider_staff_are_let_in(route: Route, client: Client, ours: World, peggy: User) -> None:
+    client.force_login(peggy)
+    assert client.get(route.url(ours.ids)).status_code not in REFUSED
+
+
+@each([route for route in TENANT_ROUTES if "events" not in route.name])
+def test_no_page_shows_the_neighbours_names(
+    route: Route, client: Client, ours: World, theirs: World, bob: User
+) -> None:
+    client.force_login(bob)
+    answer = client.get(route.url(theirs.ids))
+    if answer.status_code == 200:
+        assert "acme" not in answer.content.decode().lower()
+
+
+def test_tenant_rows_are_reached_through_for_tenant_only() -> None:
+    """Outside the provider's own modules, `Model.objects` of a tenant's model is followed by `for_tenant`."""
+    guarded = {m.__name__ for m in apps.get_models() if isinstance(getattr(m, "objects", None).none(), TenantQuerySet)}  # type: ignore[union-attr]
+    found = [line for path in sorted(PORTAL.rglob("*.py")) if not _exempt(path) for line in _bare(path, guarded)]
+    assert found == []
+
+
+def _exempt(path: Path) -> bool:
+    """Provider modules show all tenants; commands and the demo have no user."""
+    inside = path.relative_to(PORTAL).as_posix()
+    return any(part in inside for part in ("provider", "management/", "demo/", "migrations/"))
+
+
+def _bare(path: Path, guarded: set[str]) -> Iterator[str]:
+    source = path.read_text()
+    allowed = {node for tree in ast.walk(ast.parse(source)) for node in _followed(tree)}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr == "objects" and isinstance(node.value, ast.Name):
+            line = source.splitlines()[node.lineno - 1]
+            if node.value.id in guarded and (node.lineno, node.col_offset) not in allowed and "queryset =" not in line:
+                yield f"{path.name}:{node.lineno} {line.strip()}"
+
+
+def _followed(node: ast.AST) -> Iterator[tuple[int, int]]:
+    if isinstance(node, ast.Attribute) and node.attr == "for_tenant" and isinstance(node.value, ast.Attribute):
+        yield node.value.lineno, node.value.col_offset
