@@ -10,7 +10,7 @@ from pyVmomi import vim, vmodl
 from backups.errors import NotFound
 from backups.platform import Snapshot, VmConfig
 from vsphere import networks
-from vsphere.inventory import disk_of, disks_of
+from vsphere.inventory import disk_of, disks_of, plain_name
 from vsphere.properties import read
 from vsphere.session import Session
 
@@ -65,7 +65,7 @@ def describe(session: Session, vm_ref: str, snapshot: Snapshot | None) -> VmConf
     if "instanceUuid" not in values:
         raise NotFound("vCenter cannot read this VM's configuration; look at its files and its host.")
     return VmConfig(
-        name=values["name"],
+        name=plain_name(values["name"]),
         uuid=values["instanceUuid"],
         settings=_settings(session, values),
         disks=tuple(replace(disk_of(d), datastore="", path="") for d in disks_of(values["hardware.device"])),

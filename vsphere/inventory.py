@@ -2,6 +2,7 @@
 
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from pyVmomi import vim
 
@@ -58,6 +59,11 @@ def disks_of(devices: Any) -> list[Any]:
     return [device for device in devices or () if isinstance(device, vim.vm.device.VirtualDisk)]
 
 
+def plain_name(name: str) -> str:
+    """vSphere escapes `%`, `/` and `\\` in names."""
+    return unquote(name)
+
+
 def split_path(path: str) -> tuple[str, str]:
     """`[store] dir/file` into datastore and path."""
     match = re.fullmatch(r"\[(.*?)\] ?(.*)", path)
@@ -79,7 +85,7 @@ def _vm(found: Found, host_names: dict[str, str]) -> Vm:
     return Vm(
         ref=found.ref,
         uuid=values["config.instanceUuid"],
-        name=values["name"],
+        name=plain_name(values["name"]),
         vapp_ref=_vapp_ref(values),
         host=host_names.get(_ref(values.get("runtime.host")), ""),
         datastore=split_path(values.get("config.files.vmPathName", ""))[0],
@@ -96,18 +102,18 @@ def _vapp_ref(values: dict[str, Any]) -> str | None:
 
 
 def _vapp(found: Found) -> VApp:
-    return VApp(ref=found.ref, name=found.values["name"], parent_ref=_vapp_ref(found.values))
+    return VApp(ref=found.ref, name=plain_name(found.values["name"]), parent_ref=_vapp_ref(found.values))
 
 
 def _hosts(found: list[Found]) -> tuple[Host, ...]:
-    pools = {
-        each.ref: _ref(each.values.get("resourcePool")) for each in found if issubclass(each.kind, vim.ComputeResource)
-    }
-    hosts = [each for each in found if issubclass(each.kind, vim.HostSystem)]
-    return tuple(
-        Host(ref=each.ref, name=each.values["name"], pool_ref=pools.get(_ref(each.values.get("parent")), ""))
-        for each in hosts
-    )
+    clusters = [each for each in found if issubclass(each.kind, vim.ComputeResource)]
+    pools = {each.ref: _ref(each.values.get("resourcePool")) for each in clusters}
+    return tuple(_host(each, pools) for each in found if issubclass(each.kind, vim.HostSystem))
+
+
+def _host(found: Found, pools: dict[str, str]) -> Host:
+    pool_ref = pools.get(_ref(found.values.get("parent")), "")
+    return Host(ref=found.ref, name=plain_name(found.values["name"]), pool_ref=pool_ref)
 
 
 def _is_usable_datastore(found: Found) -> bool:
@@ -118,7 +124,7 @@ def _datastore(found: Found) -> Datastore:
     values = found.values
     return Datastore(
         ref=found.ref,
-        name=values["summary.name"],
+        name=plain_name(values["summary.name"]),
         capacity_bytes=values["summary.capacity"],
         free_bytes=values["summary.freeSpace"],
     )

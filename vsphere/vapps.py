@@ -7,6 +7,7 @@ from pyVmomi import vim, vmodl
 from backups.errors import NotFound, PlatformUnreachable
 from backups.platform import VAppConfig
 from vsphere.config import allocation, allocation_info
+from vsphere.inventory import plain_name
 from vsphere.properties import read, read_all, read_many
 from vsphere.recovery import place
 from vsphere.session import Session
@@ -36,7 +37,7 @@ def describe(session: Session, vapp_ref: str) -> VAppConfig:
     except vmodl.fault.ManagedObjectNotFound as fault:
         raise NotFound("This vApp is no longer in vCenter; refresh the inventory.") from fault
     return VAppConfig(
-        name=values["name"],
+        name=plain_name(values["name"]),
         settings={
             "cpu": allocation(values.get("config.cpuAllocation")),
             "memory": allocation(values.get("config.memoryAllocation")),

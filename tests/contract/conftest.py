@@ -15,10 +15,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
 
 
 @pytest.fixture(scope="session")
-def lab_world(lab: LabServer) -> Iterator[LabWorld]:
+def _connected(lab: LabServer) -> Iterator[LabWorld]:
     world = LabWorld(lab)
     yield world
     world.platform.close()
+
+
+@pytest.fixture
+def lab_world(_connected: LabWorld) -> Iterator[LabWorld]:
+    yield _connected
+    _connected.clear()
 
 
 @pytest.fixture(params=["fake", "vsphere"])

@@ -48,7 +48,7 @@ def killing(lab_world: LabWorld) -> Iterator[Callable[[], int]]:
     stop, kills = threading.Event(), []
 
     def kill() -> None:
-        while not stop.wait(0.1):
+        while not stop.wait(0.3):
             lab_world.lab.sessions.end_all()
             kills.append(time.monotonic())
 
@@ -73,19 +73,19 @@ def test_work_in_four_threads_survives_sessions_that_keep_ending(
         return seen and read and snapshot in platform.find_snapshots("hotfirst-")
 
     with ThreadPoolExecutor(4) as threads:
-        deadline = time.monotonic() + 3
         results: list[bool] = []
-        while time.monotonic() < deadline:
+        while killing() < 8:
             results += threads.map(work, range(8))
     assert all(results)
-    assert killing() >= 5
+    assert len(results) >= 8
 
 
 def test_tasks_are_waited_for_over_the_end_of_the_session(lab_world: LabWorld, killing: Callable[[], int]) -> None:
     vm = lab_world.new_vm()
-    for number in range(5):
-        take(lab_world.platform, vm, f"hotfirst-{number}")
-        lab_world.platform.remove_snapshot(f"hotfirst-{number}", vm.ref)
+    while killing() < 4:
+        name = f"hotfirst-{killing()}"
+        take(lab_world.platform, vm, name)
+        lab_world.platform.remove_snapshot(name, vm.ref)
     assert names_of(lab_world.platform, vm) == []
 
 

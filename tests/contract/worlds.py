@@ -82,17 +82,26 @@ class LabWorld:
     def __init__(self, lab: LabServer) -> None:
         self.lab = lab
         self.platform = connect(connection_to(lab))
+        self._like = self.platform.describe(vm_named(self.platform, "stray").ref)
+        self._target = Target(host_ref=self.platform.inventory().hosts[0].ref, datastore="ssd1")
+        self._stay = set(lab.lab.vms)
 
     def new_vm(self, disks: Sequence[int] = (MIB,), *, on: bool = True) -> Vm:
         name = f"vm-{next(NUMBERS)}"
-        like = self.platform.describe(vm_named(self.platform, "stray").ref)
-        host = self.platform.inventory().hosts[0]
-        ref = self.platform.create_vm(with_disks(like, disks), name, name, Target(host_ref=host.ref, datastore="ssd1"))
+        ref = self.platform.create_vm(with_disks(self._like, disks), name, name, self._target)
         self.platform.power(ref, on)
         return vm_named(self.platform, name)
 
     def guest_writes(self, vm: Vm, disk_key: int, start: int, data: bytes) -> None:
         self.disk(vm, disk_key).write(start, data)
+
+    def clear(self) -> None:
+        """Takes away the VMs that the test made."""
+        for ref in set(self.lab.lab.vms) - self._stay:
+            vm = self.lab.lab.vms[ref]
+            if vm.running:
+                vm.set_power("poweredOff")
+            vm.destroy()
 
     def disk(self, vm: Vm, disk_key: int) -> Any:
         return next(disk for device, disk in self.lab.lab.vms[vm.ref].disks() if device.key == disk_key)

@@ -62,4 +62,6 @@ class SpooledWriter:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if exc[0] is not None:
+            self._file.close()  # half a disk is not worth a PUT of all of it
         self.close()

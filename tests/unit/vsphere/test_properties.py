@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pyVmomi import vim
 
-from vsphere.inventory import split_path
+from vsphere.inventory import plain_name, split_path
 from vsphere.properties import Collector, refuse_dead_session
 from vsphere.session import _versions
 
@@ -32,3 +32,7 @@ def test_datastore_paths_are_split() -> None:
 
 def test_a_server_that_is_no_vcenter_offers_no_version() -> None:
     assert _versions(b"<html>Welcome") == set()
+
+
+def test_names_are_shown_as_they_were_typed() -> None:
+    assert plain_name("web%2fapp 100%25") == "web/app 100%"

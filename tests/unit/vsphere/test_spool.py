@@ -38,3 +38,11 @@ def test_a_disk_written_as_a_whole_is_not_fetched() -> None:
 
 def test_nothing_written_nothing_put() -> None:
     assert written() == []
+
+
+def test_work_that_was_interrupted_puts_nothing() -> None:
+    puts: list[Body] = []
+    writer = SpooledWriter(MemoryReader(OLD, lambda: True), puts.append)
+    writer.write(0, b"half")
+    writer.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert puts == []
