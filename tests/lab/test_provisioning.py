@@ -41,6 +41,14 @@ def test_a_vm_is_reconfigured(idle: Client) -> None:
     assert {o.key: o.value for o in config.extraConfig} == {"disk.EnableUUID": "TRUE", "hotfirst.marker": "42"}
 
 
+def test_a_vm_is_renamed_but_not_to_a_name_that_is_taken(idle: Client) -> None:
+    vm = idle.vm("stray")
+    idle.done(vm.Rename_Task("found"))
+    assert (vm.name, vm.config.name) == ("found", "found")
+    with pytest.raises(vim.fault.DuplicateName):
+        idle.done(vm.Rename_Task("alice-app"))
+
+
 def test_disks_are_added_grown_and_removed(idle: Client) -> None:
     vm = idle.vm("stray")
     device = vim.vm.device

@@ -26,16 +26,18 @@ class CollectorState:
         self.version = 0
         self.pages: dict[str, tuple[list[Any], int]] = {}
         self._changed = threading.Condition(registry.lock)
-        self.closed = self.cancelled = False
+        self.cancelled = False
+        self.ended: Any = None
+        """The fault that everybody who waits gets, once it is closed."""
 
     def wake(self) -> None:
         self._changed.notify_all()
 
-    def close(self) -> None:
+    def close(self, fault: Any) -> None:
         with self.registry.lock:
             for held in tuple(self.filters):
                 held.dispose()
-            self.closed = True
+            self.ended = fault
             self.wake()
 
     def cancel(self) -> None:
@@ -60,7 +62,9 @@ class CollectorState:
             elif version != str(self.version):
                 raise vmodl.query.InvalidCollectorVersion(msg="This is not the last version that was sent.")
             while True:
-                if self.closed or self.cancelled:
+                if self.ended:
+                    raise self.ended
+                if self.cancelled:
                     raise vmodl.fault.RequestCanceled(msg="The wait was cancelled.")
                 changes = self._changes(max_updates)
                 if changes is not None:
@@ -238,13 +242,17 @@ class Collector(Managed):
         return made.ref
 
     def DestroyPropertyCollector(self, call: "Call") -> None:
+        if self._own_state is None:
+            raise vmodl.fault.NotSupported(msg="The service's own collector stays.")
         if call.session and self in call.session.owned:
             call.session.owned.remove(self)
-        self.dispose()
+        self._own_state.close(wire.gone(self.ref))
+        self.registry.remove(self)
 
     def dispose(self) -> None:
+        """Its session has ended."""
         if self._own_state is not None:
-            self._own_state.close()
+            self._own_state.close(wire.not_authenticated(self.ref))
             self.registry.remove(self)
 
     def WaitForUpdatesEx(self, call: "Call", version: str | None = None, options: Any = None) -> Any:

@@ -62,7 +62,7 @@ class Sessions:
         with self._lock:
             session = self._live.pop(key, None)
         if session:
-            session.collector.close()
+            session.collector.close(wire.not_authenticated(vim.SessionManager("SessionManager")))
             for managed in tuple(session.owned):
                 dispose = getattr(managed, "dispose", None)
                 if dispose:

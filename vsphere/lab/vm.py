@@ -12,7 +12,7 @@ from pyVmomi import vim, vmodl
 
 from vsphere.lab import changes, hardware, vm_summary, wire
 from vsphere.lab.disk import LabDisk
-from vsphere.lab.entities import Datastore, Entity, Host, Lab, Network
+from vsphere.lab.entities import Datastore, Entity, Host, Lab, Network, check_name_is_free
 from vsphere.lab.registry import Managed, refs
 from vsphere.lab.sessions import Call
 from vsphere.lab.shelf import split
@@ -269,6 +269,10 @@ class VirtualMachine(Entity):
         if not self.snapshots:  # They may hold the disk still.
             for file_name in change.doomed:
                 self.lab.shelf.delete(file_name)
+
+    def renamed(self, name: str) -> None:
+        check_name_is_free(self.parent, name)
+        self.reconfigure(vim.vm.ConfigSpec(name=name))
 
     def _grow(self, grown: list[tuple[str, int]]) -> None:
         for file_name, capacity_bytes in grown:
