@@ -43,7 +43,7 @@ def recover_as_new(
     created(vm_ref)
     written = 0
     for disk in archive.disks:
-        with closing(platform.open_disk_for_writing(vm_ref, disk.key)) as writer:
+        with platform.open_disk_for_writing(vm_ref, disk.key) as writer:
             for start, data in archive.runs(disk.key):
                 watch.check()
                 writer.write(start, data)
@@ -57,7 +57,7 @@ def recover_in_place(platform: Platform, archive: ArchiveReader, *, vm_ref: str,
     platform.reconfigure_vm(vm_ref, config_of(archive))
     written, before = 0, 0
     for disk in archive.disks:
-        with closing(platform.open_disk_for_writing(vm_ref, disk.key)) as writer:
+        with platform.open_disk_for_writing(vm_ref, disk.key) as writer:
             written += _write_differences(platform, archive, disk, vm_ref, writer, watch, before)
         before += disk.capacity_bytes
     return Recovered(vm_ref=vm_ref, bytes_written=written)

@@ -60,9 +60,9 @@ def demo() -> LabSpec:
 
     return LabSpec(
         vms=(
-            *vapp("acme-web", ("lb", "app1", "app2", "cache"), ((32,), (48,), (48,), (32,))),
-            *vapp("acme-data", ("db", "queue", "search", "files"), ((64, 96), (48,), (64,), (48, 64))),
-            *vapp("globex-shop", ("db", "app", "web", "mail"), ((64, 64), (48,), (32,), (48,))),
+            *vapp("acme-web", ("lb", "app1", "app2", "cache"), ((96,), (128,), (144,), (96,))),
+            *vapp("acme-data", ("db", "queue", "search", "files"), ((192, 256), (144,), (192,), (128, 192))),
+            *vapp("globex-shop", ("db", "app", "web", "mail"), ((192, 128), (144,), (96,), (144,))),
             VmSpec(name="acme-jumphost", disk_bytes=(32 * MIB,)),
             VmSpec(name="globex-build", disk_bytes=(64 * MIB,)),
         )

@@ -2,7 +2,7 @@
 
 Each VM writes at its own steady rate, spread evenly over time, so that a measurement over some seconds ranks the VMs
 reliably. Writes go to the last quarter of each disk, which no file system covers: a raw database, as it were. Nearly
-all hit its hot first sixteenth, so a second incremental backup is small.
+all hit its hot first part, so a second incremental backup is small.
 """
 
 import heapq
@@ -18,7 +18,8 @@ from vsphere.lab.vm import VirtualMachine
 
 SMALLEST_BYTES, LARGEST_BYTES = 4096, 65536
 AIMED_INTERVAL_S = 0.05
-HOT_SHARE = 0.98
+HOT_SHARE = 0.99
+HOT_PART = 128
 LONGEST_SLEEP_S = 0.2
 MOST_BEHIND_S = 0.5
 log = logging.getLogger(__name__)
@@ -115,5 +116,5 @@ class Generator:
     def _offset(self, disk: LabDisk, size: int) -> int:
         start, length = region(disk.meta.capacity_bytes)
         if self._random.random() < HOT_SHARE:
-            length = max(length // 16, size)
+            length = max(length // HOT_PART, size)
         return start + self._random.randrange(max(1, (length - size) // SMALLEST_BYTES + 1)) * SMALLEST_BYTES
