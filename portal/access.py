@@ -4,9 +4,11 @@ a route without one fails it. Strangers get 404, as if the tenant did not exist;
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any
 from uuid import UUID
 
+from asgiref.sync import sync_to_async
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
@@ -14,7 +16,7 @@ from django.http import Http404, HttpRequest, HttpResponseBase
 
 from backups.models import Membership, Role, Tenant
 
-View = Callable[..., HttpResponseBase]
+View = Callable[..., Any]  # a response, or for a stream a coroutine of one
 RANK = {Role.VIEWER: 1, Role.OPERATOR: 2, Role.ADMIN: 3}
 
 
@@ -60,19 +62,37 @@ def tenant_view(read: Role, write: Role | None = None) -> Callable[[View], View]
     def decorate(view: View) -> View:
         @wraps(view)
         def guarded(request: HttpRequest, tenant_id: UUID, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            if not request.user.is_authenticated:
-                return redirect_to_login(request.get_full_path())
-            needed = access.role_for(request.method or "GET")
-            tenant = enter(request.user, tenant_id, needed or Role.VIEWER)
-            if needed is None:
-                raise PermissionDenied
-            request.tenant = tenant  # type: ignore[attr-defined]
-            return view(request, tenant, *args, **kwargs)
+            tenant = _admit(request, tenant_id, access)
+            response: HttpResponseBase = view(request, tenant, *args, **kwargs) if tenant else _to_login(request)
+            return response
 
-        guarded.access = access  # type: ignore[attr-defined]
-        return guarded
+        @wraps(view)
+        async def guarded_stream(request: HttpRequest, tenant_id: UUID, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            tenant = await sync_to_async(_admit)(request, tenant_id, access)
+            response: HttpResponseBase = await view(request, tenant, *args, **kwargs) if tenant else _to_login(request)
+            return response
+
+        chosen: View = guarded_stream if iscoroutinefunction(view) else guarded
+        chosen.access = access  # type: ignore[attr-defined]
+        return chosen
 
     return decorate
+
+
+def _admit(request: HttpRequest, tenant_id: UUID, access: Access) -> Tenant | None:
+    """None for somebody who has not signed in."""
+    if not request.user.is_authenticated:
+        return None
+    needed = access.role_for(request.method or "GET")
+    tenant = enter(request.user, tenant_id, needed or Role.VIEWER)
+    if needed is None:
+        raise PermissionDenied
+    request.tenant = tenant  # type: ignore[attr-defined]
+    return tenant
+
+
+def _to_login(request: HttpRequest) -> HttpResponseBase:
+    return redirect_to_login(request.get_full_path())
 
 
 def _guarded(kind: str, allowed: Callable[[HttpRequest], bool]) -> Callable[[View], View]:
@@ -80,10 +100,11 @@ def _guarded(kind: str, allowed: Callable[[HttpRequest], bool]) -> Callable[[Vie
         @wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if kind != "public" and not request.user.is_authenticated:
-                return redirect_to_login(request.get_full_path())
+                return _to_login(request)
             if not allowed(request):
                 raise Http404
-            return view(request, *args, **kwargs)
+            response: HttpResponseBase = view(request, *args, **kwargs)
+            return response
 
         guarded.access = Access(kind)  # type: ignore[attr-defined]
         return guarded

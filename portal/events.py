@@ -1,236 +1,254 @@
-"""Live changes of runs and recoveries, as server-sent events.
-
-One hub a process: on PostgreSQL one LISTEN connection, else one query each half second, whatever the number of
-watchers. A watcher is told that something changed and fetches the state himself; so nothing is missed that matters.
-"""
+"""Live changes for those who watch a run or a recovery, as server-sent events. One Hub in each process hears of new
+events and hands them to its watchers; PostgreSQL tells it, SQLite is asked. A watcher that may have missed something
+is told to fetch everything (`"full": true`), so nothing here needs to be kept."""
 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import psycopg
 from asgiref.sync import sync_to_async
-from django.db import connection, connections
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.db import DatabaseError, connection, connections
+from django.http import HttpRequest, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 
 from backups.events import CHANNEL
-from backups.models import Event, Recovery, Role, Run
+from backups.models import Event, Recovery, Role, Run, Tenant
 from backups.models.recoveries import RECOVERY_FINAL
 from backups.models.runs import RUN_FINAL
-from portal.access import Access, enter
+from portal.access import tenant_view
 
 log = logging.getLogger(__name__)
+HEARTBEAT_S = 15.0
 POLL_S = 0.5
-HEARTBEAT_S = 15
-RECONNECT_S = 2
-QUEUED = 64
+RECONNECT_S = 2.0
+READY_S = 5.0
+STREAM_S = 900.0
+"""A stream ends after this long. The browser comes back, and its right to watch is checked again."""
+QUEUE_LENGTH = 64
 REPLAYED = 500
-FULL: dict[str, Any] = {"full": True}
+BEAT = b": heartbeat\n\n"
+END = b"event: end\ndata: {}\n\n"
+
+Row = tuple[int, UUID, dict[str, Any]]
 
 
-def frame(event: str, data: dict[str, Any], event_id: int | None = None) -> bytes:
-    head = f"id: {event_id}\n" if event_id else ""
-    return f"{head}event: {event}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+@dataclass(frozen=True)
+class Change:
+    """One frame; `last` if nothing follows it. `full` stands for whatever was missed."""
+
+    id: int
+    data: dict[str, Any]
+
+    @property
+    def last(self) -> bool:
+        return bool(self.data.get("end"))
+
+    @property
+    def full(self) -> bool:
+        return bool(self.data.get("full"))
+
+    def frame(self) -> bytes:
+        return f"id: {self.id}\nevent: changed\ndata: {json.dumps(self.data)}\n\n".encode()
 
 
-class Told(NamedTuple):
-    frame: bytes
-    may_be_the_end: bool
+Queue = asyncio.Queue[Change]
 
 
-def changed(data: dict[str, Any], event_id: int | None = None) -> Told:
-    return Told(frame("changed", data, event_id), bool(data.get("end") or data.get("full")))
+def missed(last_id: int) -> Change:
+    return Change(last_id, {"full": True})
 
 
 class Hub:
-    """Lives in one event loop."""
+    """Belongs to one event loop, and works only while somebody watches."""
 
     def __init__(self) -> None:
-        self._watchers: dict[UUID, set[asyncio.Queue[Told]]] = {}
+        self._queues: dict[UUID, set[Queue]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
+        self._lost = False
+        self._last_id = 0
 
-    def subscribe(self, topic: UUID) -> "asyncio.Queue[Told]":
-        queue: asyncio.Queue[Told] = asyncio.Queue(QUEUED)
-        self._watchers.setdefault(topic, set()).add(queue)
-        if self._task is None or self._task.done():
-            source = self._listen if connection.vendor == "postgresql" else self._poll
-            self._task = asyncio.get_running_loop().create_task(source())
-        return queue
+    @asynccontextmanager
+    async def watch(self, topic: UUID) -> AsyncIterator[Queue]:
+        """Entered before the state is read, so that nothing falls in between."""
+        queue: Queue = asyncio.Queue(QUEUE_LENGTH)
+        self._queues.setdefault(topic, set()).add(queue)
+        if self._task is None:
+            self._task = asyncio.create_task(self._work())
+        try:
+            with suppress(TimeoutError):  # the database is away: the watcher is told when it is back
+                await asyncio.wait_for(self._ready.wait(), READY_S)
+            yield queue
+        finally:
+            self._leave(topic, queue)
 
-    def unsubscribe(self, topic: UUID, queue: "asyncio.Queue[Told]") -> None:
-        queues = self._watchers.get(topic, set())
-        queues.discard(queue)
-        if not queues:
-            self._watchers.pop(topic, None)
+    def _leave(self, topic: UUID, queue: Queue) -> None:
+        self._queues[topic].discard(queue)
+        if not self._queues[topic]:
+            del self._queues[topic]
+        if not self._queues and self._task:
+            self._task.cancel()
+            self._task = None
+            self._ready.clear()
 
-    def _tell(self, topic: UUID, told: Told) -> None:
-        for queue in self._watchers.get(topic, ()):
-            if queue.full():
-                # A watcher too slow for every change needs none of them: the newest state will do.
-                while not queue.empty():
-                    queue.get_nowait()
-                told = changed(FULL)
-            queue.put_nowait(told)
-
-    def _tell_all(self) -> None:
-        for topic in list(self._watchers):
-            self._tell(topic, changed(FULL))
-
-    async def _poll(self) -> None:
-        last = await in_thread(_last_id)
-        while True:
-            await asyncio.sleep(POLL_S)
-            if not self._watchers:
-                continue
-            try:
-                for event_id, topic, data in await in_thread(_events_after, last, list(self._watchers)):
-                    last = max(last, event_id)
-                    self._tell(topic, changed(data, event_id))
-            except Exception:
-                log.exception("looking for events")
-
-    async def _listen(self) -> None:
+    async def _work(self) -> None:
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(**_where(), autocommit=True) as listening:
-                    await listening.execute(f"LISTEN {CHANNEL}")
-                    self._tell_all()  # whatever was missed while nobody listened
-                    await self._forward(listening)
-            except psycopg.Error as error:
-                log.warning("listening for events: %s", error)
+                await (self._listen() if connection.vendor == "postgresql" else self._poll())
+            except (psycopg.Error, DatabaseError, OSError) as error:
+                log.warning("live changes: %s; trying again", error)
+                self._ready.clear()
+                self._lost = True
                 await asyncio.sleep(RECONNECT_S)
 
-    async def _forward(self, listening: "psycopg.AsyncConnection[Any]") -> None:
+    def _arrived(self) -> None:
+        """Called once nothing more can be missed; until then, after a failure, something may have been."""
+        self._ready.set()
+        if self._lost:
+            self._lost = False
+            for queue in set().union(*self._queues.values()):
+                _put(queue, missed(self._last_id))
+
+    def _hand_out(self, rows: Iterable[Row]) -> None:
+        for id, topic, data in rows:
+            self._last_id = max(self._last_id, id)
+            for queue in self._queues.get(topic, ()):
+                _put(queue, Change(id, data))
+
+    async def _listen(self) -> None:
+        """The rows come over the connection that listens: all watchers together hold this one."""
+        async with await psycopg.AsyncConnection.connect(**_address(), autocommit=True) as listener:
+            await listener.execute(f"LISTEN {CHANNEL}")
+            self._arrived()
+            while True:
+                ids = await self._heard(listener, HEARTBEAT_S, stop_after=1)
+                if not ids:
+                    await listener.execute("SELECT 1")  # a peer that died says nothing
+                    continue
+                ids += await self._heard(listener, 0)  # what else is there: one query for a burst
+                self._hand_out(await _rows(listener, ids))
+
+    async def _heard(
+        self, listener: "psycopg.AsyncConnection[Any]", timeout_s: float, stop_after: int | None = None
+    ) -> list[int]:
+        heard = listener.notifies(timeout=timeout_s, stop_after=stop_after)
+        return [int(notice.payload.split()[0]) async for notice in heard]
+
+    async def _poll(self) -> None:
+        """SQLite has one writer, so ids commit in order and the highest one seen is enough to know."""
+        self._last_id = await _in_thread(_highest_id)
+        self._arrived()
         while True:
-            ids = [i async for i in self._notified(listening, timeout_s=HEARTBEAT_S, stop_after=1)]
-            if not ids:
-                await listening.execute("SELECT 1")  # notices a dead peer
-                continue
-            ids += [i async for i in self._notified(listening, timeout_s=0, stop_after=None)]
-            for event_id, topic, data in await in_thread(_events, ids):
-                self._tell(topic, changed(data, event_id))
-
-    async def _notified(
-        self, listening: "psycopg.AsyncConnection[Any]", *, timeout_s: float, stop_after: int | None
-    ) -> AsyncIterator[int]:
-        async for notice in listening.notifies(timeout=timeout_s, stop_after=stop_after):
-            event_id, _, topic = notice.payload.partition(" ")
-            if UUID(topic) in self._watchers:
-                yield int(event_id)
+            await asyncio.sleep(POLL_S)
+            self._hand_out(await _in_thread(lambda: _rows_after(self._last_id)))
 
 
-async def in_thread(function: Any, *args: Any) -> Any:
-    """In a thread that gives its database connection back: else each stream would keep one for hours."""
+def _put(queue: Queue, change: Change) -> None:
+    """A watcher too slow for its queue loses the backlog and is told to fetch everything."""
+    if queue.full():
+        while not queue.empty():
+            queue.get_nowait()
+        change = missed(change.id)
+    queue.put_nowait(change)
 
-    def work() -> Any:
+
+def _address() -> dict[str, Any]:
+    parameters = connection.get_connection_params()
+    alive = {"keepalives": 1, "keepalives_idle": 15, "connect_timeout": 5}
+    return alive | {name: value for name, value in parameters.items() if name not in ("cursor_factory", "context")}
+
+
+async def _rows(listener: "psycopg.AsyncConnection[Any]", ids: list[int]) -> list[Row]:
+    # The table's name is ours.
+    query = f'SELECT id, topic, data FROM "{Event._meta.db_table}" WHERE id = ANY(%s) ORDER BY id'  # noqa: S608
+    return await (await listener.execute(query, [ids])).fetchall()
+
+
+async def _in_thread(read: Callable[[], Any]) -> Any:
+    def read_and_close() -> Any:
         try:
-            return function(*args)
+            return read()
         finally:
             connections.close_all()
 
-    return await sync_to_async(work, thread_sensitive=False)()
+    return await sync_to_async(read_and_close, thread_sensitive=False)()
 
 
-def _where() -> dict[str, Any]:
-    parameters = connection.get_connection_params()
-    return {name: parameters[name] for name in ("dbname", "user", "password", "host", "port") if parameters.get(name)}
+def _highest_id() -> int:
+    return Event.objects.order_by("-id").values_list("id", flat=True).first() or 0
 
 
-def _last_id() -> int:
-    return Event.objects.order_by("-pk").values_list("pk", flat=True).first() or 0
+def _rows_after(last_id: int) -> list[Row]:
+    return list(Event.objects.filter(id__gt=last_id).order_by("id").values_list("id", "topic", "data"))
 
 
-def _events_after(last: int, topics: list[UUID]) -> list[tuple[int, UUID, Any]]:
-    rows = Event.objects.filter(pk__gt=last, topic__in=topics).order_by("pk")
-    return list(rows.values_list("pk", "topic", "data")[:2000])
-
-
-def _events(ids: list[int]) -> list[tuple[int, UUID, Any]]:
-    return list(Event.objects.filter(pk__in=ids).order_by("pk").values_list("pk", "topic", "data"))
-
-
-_hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+_hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
 
 
 def hub() -> Hub:
     return _hubs.setdefault(asyncio.get_running_loop(), Hub())
 
 
-async def run_stream(request: HttpRequest, tenant_id: UUID, run_id: UUID) -> HttpResponse | StreamingHttpResponse:
-    return await _stream(request, tenant_id, Run, run_id)
+@tenant_view(Role.VIEWER)
+async def run_stream(request: HttpRequest, tenant: Tenant, run_id: UUID) -> StreamingHttpResponse:
+    run = await sync_to_async(get_object_or_404)(Run.objects.for_tenant(tenant), pk=run_id)
+    return _stream(request, run, RUN_FINAL)
 
 
-async def recovery_stream(
-    request: HttpRequest, tenant_id: UUID, recovery_id: UUID
-) -> HttpResponse | StreamingHttpResponse:
-    return await _stream(request, tenant_id, Recovery, recovery_id)
+@tenant_view(Role.VIEWER)
+async def recovery_stream(request: HttpRequest, tenant: Tenant, recovery_id: UUID) -> StreamingHttpResponse:
+    recovery = await sync_to_async(get_object_or_404)(Recovery.objects.for_tenant(tenant), pk=recovery_id)
+    return _stream(request, recovery, RECOVERY_FINAL)
 
 
-run_stream.access = recovery_stream.access = Access("tenant", Role.VIEWER)  # type: ignore[attr-defined]
-
-
-async def _stream(
-    request: HttpRequest, tenant_id: UUID, model: type[Run] | type[Recovery], pk: UUID
-) -> HttpResponse | StreamingHttpResponse:
-    """Subscribes before it reads, so that nothing falls between."""
-    if request.method != "GET":
-        return HttpResponse(status=405)
-    if not await in_thread(_may_watch, request, tenant_id, model, pk):
-        return HttpResponse(status=401)
-    queue = hub().subscribe(pk)
-    try:
-        missed = await in_thread(_missed, pk, request.headers.get("Last-Event-ID", ""))
-    except BaseException:
-        hub().unsubscribe(pk, queue)
-        raise
-    response = StreamingHttpResponse(_frames(model, pk, queue, missed), content_type="text/event-stream")
+def _stream(request: HttpRequest, job: Run | Recovery, final: Iterable[str]) -> StreamingHttpResponse:
+    asked = request.headers.get("Last-Event-ID", "")
+    seen_id = int(asked) if asked.isdecimal() and len(asked) < 19 else None
+    response = StreamingHttpResponse(_frames(job, frozenset(final), seen_id), content_type="text/event-stream")
     response["Cache-Control"] = "no-cache, no-transform"
     response["X-Accel-Buffering"] = "no"
     return response
 
 
-def _may_watch(request: HttpRequest, tenant_id: UUID, model: type[Run] | type[Recovery], pk: UUID) -> bool:
-    """False: nobody is signed in. Raises Http404 and PermissionDenied as every view does."""
-    if not request.user.is_authenticated:
-        return False
-    tenant = enter(request.user, tenant_id, Role.VIEWER)
-    get_object_or_404(model.objects.for_tenant(tenant), pk=pk)
-    return True
-
-
-def _missed(topic: UUID, last_event_id: str) -> list[Told]:
-    told = [changed(FULL)]
-    if last_event_id.isdigit():
-        rows = Event.objects.filter(topic=topic, pk__gt=int(last_event_id)).order_by("pk")[:REPLAYED]
-        told += [changed(row.data, row.pk) for row in rows]
-    return told
-
-
-def _has_ended(model: type[Run] | type[Recovery], pk: UUID) -> bool:
-    final = RUN_FINAL if model is Run else RECOVERY_FINAL
-    return model.objects.filter(pk=pk, state__in=final).exists() or not model.objects.filter(pk=pk).exists()
-
-
-async def _frames(
-    model: type[Run] | type[Recovery], pk: UUID, queue: "asyncio.Queue[Told]", missed: list[Told]
-) -> AsyncIterator[bytes]:
-    try:
-        yield b"retry: 3000\n\n"
-        for told in missed:
-            yield told.frame
-        ended = await in_thread(_has_ended, model, pk)
-        while not ended:
+async def _frames(job: Run | Recovery, final: frozenset[str], seen_id: int | None) -> AsyncIterator[bytes]:
+    async with hub().watch(job.pk) as queue:
+        replay, ended = await sync_to_async(_read)(job, final, seen_id)
+        for change in replay:
+            yield change.frame()
+        until = asyncio.get_running_loop().time() + STREAM_S
+        while not ended and asyncio.get_running_loop().time() < until:
             try:
-                told = await asyncio.wait_for(queue.get(), HEARTBEAT_S)
+                change = await asyncio.wait_for(queue.get(), HEARTBEAT_S)
             except TimeoutError:
-                yield b": still here\n\n"
+                yield BEAT
                 continue
-            yield told.frame
-            ended = told.may_be_the_end and await in_thread(_has_ended, model, pk)
-        yield frame("end", {})
+            yield change.frame()
+            ended = change.last or (change.full and (await sync_to_async(_read)(job, final, None))[1])
+        if ended:
+            yield END
+
+
+def _read(job: Run | Recovery, final: frozenset[str], seen_id: int | None) -> tuple[list[Change], bool]:
+    """What was missed after `seen_id` and then the call to fetch everything; whether the job has ended."""
+    try:
+        events = Event.objects.filter(topic=job.pk)
+        last_id = events.order_by("-id").values_list("id", flat=True).first() or 0
+        later = [] if seen_id is None else events.filter(id__gt=seen_id).order_by("id")[:REPLAYED]
+        job.refresh_from_db(fields=["state"])
+        return [*(Change(event.pk, event.data) for event in later), missed(last_id)], job.state in final
     finally:
-        hub().unsubscribe(pk, queue)
+        _let_go()
+
+
+def _let_go() -> None:
+    """Else a stream would keep its thread's connection for as long as it lives."""
+    for each in connections.all(initialized_only=True):
+        if not each.in_atomic_block:
+            each.close()
