@@ -7,6 +7,15 @@ from django.contrib.auth.models import User
 from backups.models import Membership, Role, Tenant
 from backups.services.tenants import create_tenant
 
+DATABASE_FIXTURES = {"db", "transactional_db"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a database runs on SQLite and, by this mark, on PostgreSQL."""
+    for item in items:
+        if DATABASE_FIXTURES & set(getattr(item, "fixturenames", ())) or item.get_closest_marker("django_db"):
+            item.add_marker("database")
+
 
 def member(name: str, tenant: Tenant, role: str) -> User:
     user = User.objects.create_user(name, password="correct horse battery")

@@ -12,7 +12,7 @@ from backups.models import Plan, Repository, Role, Run, Tenant, VApp, VCenter, V
 from backups.services.plans import apply_plan
 from portal.models import ApiToken
 
-pytestmark = [pytest.mark.database, pytest.mark.django_db]
+pytestmark = pytest.mark.django_db
 
 
 def bearer(user: User, tenant: Tenant | None, role: str = Role.ADMIN) -> dict[str, str]:

@@ -18,7 +18,7 @@ from portal.access import RANK, Access
 from tests.portal.may import MAY
 from tests.portal.worlds import World, build
 
-pytestmark = [pytest.mark.database, pytest.mark.django_db]
+pytestmark = pytest.mark.django_db
 PORTAL = Path(__file__).parents[2] / "portal"
 REFUSED = (401, 403, 404)
 

@@ -18,7 +18,7 @@ from backups.tasks.read import claim, read_waiting
 from backups.tasks.tick import tick
 from tests.fakes.platform import FakePlatform
 
-pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db(transaction=True)
 PAST = timedelta(minutes=5)
 
 

@@ -7,7 +7,7 @@ from backups.services.inventory import assign_vapp, refresh
 from backups.services.plans import apply_plan, change_plan, create_plan, delete_plan, revoke_plan, vms_of
 from tests.fakes.platform import FakePlatform
 
-pytestmark = [pytest.mark.database, pytest.mark.django_db]
+pytestmark = pytest.mark.django_db
 
 
 def test_a_plan_protects_the_vms_of_its_vapps_and_those_that_join_later(

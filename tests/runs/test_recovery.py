@@ -14,7 +14,7 @@ from backups.tasks.coordinate import coordinate
 from backups.tasks.recover import recover
 from tests.fakes.platform import FakePlatform
 
-pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from backups.models import Plan, Run
 from backups.services.plans import change_plan, create_plan
 from backups.tasks.tick import tick
 
-pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def make_due(plan: Plan, ago: timedelta = timedelta(minutes=1)) -> None:
