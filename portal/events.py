@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from asgiref.sync import sync_to_async
-from django.db import DatabaseError, connection, connections
+from django.db import Error, connection, connections
 from django.http import HttpRequest, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 
@@ -35,13 +35,15 @@ QUEUE_LENGTH = 64
 REPLAYED = 500
 BEAT = b": heartbeat\n\n"
 END = b"event: end\ndata: {}\n\n"
+FINAL = RUN_FINAL | RECOVERY_FINAL
 
 Row = tuple[int, UUID, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One frame; `last` if nothing follows it. `full` stands for whatever was missed."""
+    """One frame; `last` if nothing follows it. `full` stands for whatever was missed. Id 0: not known, so that the
+    browser keeps the one it has."""
 
     id: int
     data: dict[str, Any]
@@ -55,7 +57,8 @@ class Change:
         return bool(self.data.get("full"))
 
     def frame(self) -> bytes:
-        return f"id: {self.id}\nevent: changed\ndata: {json.dumps(self.data)}\n\n".encode()
+        head = f"id: {self.id}\n" if self.id else ""
+        return f"{head}event: changed\ndata: {json.dumps(self.data)}\n\n".encode()
 
 
 Queue = asyncio.Queue[Change]
@@ -80,11 +83,12 @@ class Hub:
         """Entered before the state is read, so that nothing falls in between."""
         queue: Queue = asyncio.Queue(QUEUE_LENGTH)
         self._queues.setdefault(topic, set()).add(queue)
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
         try:
             with suppress(TimeoutError):  # the database is away: the watcher is told when it is back
                 await asyncio.wait_for(self._ready.wait(), READY_S)
+            _empty(queue)  # what came until now is in the state that is read next
             yield queue
         finally:
             self._leave(topic, queue)
@@ -102,7 +106,7 @@ class Hub:
         while True:
             try:
                 await (self._listen() if connection.vendor == "postgresql" else self._poll())
-            except (psycopg.Error, DatabaseError, OSError) as error:
+            except (psycopg.Error, Error, OSError) as error:
                 log.warning("live changes: %s; trying again", error)
                 self._ready.clear()
                 self._lost = True
@@ -153,10 +157,14 @@ class Hub:
 def _put(queue: Queue, change: Change) -> None:
     """A watcher too slow for its queue loses the backlog and is told to fetch everything."""
     if queue.full():
-        while not queue.empty():
-            queue.get_nowait()
+        _empty(queue)
         change = missed(change.id)
     queue.put_nowait(change)
+
+
+def _empty(queue: Queue) -> None:
+    while not queue.empty():
+        queue.get_nowait()
 
 
 def _address() -> dict[str, Any]:
@@ -199,27 +207,28 @@ def hub() -> Hub:
 @tenant_view(Role.VIEWER)
 async def run_stream(request: HttpRequest, tenant: Tenant, run_id: UUID) -> StreamingHttpResponse:
     run = await sync_to_async(get_object_or_404)(Run.objects.for_tenant(tenant), pk=run_id)
-    return _stream(request, run, RUN_FINAL)
+    return stream_of(request, run)
 
 
 @tenant_view(Role.VIEWER)
 async def recovery_stream(request: HttpRequest, tenant: Tenant, recovery_id: UUID) -> StreamingHttpResponse:
     recovery = await sync_to_async(get_object_or_404)(Recovery.objects.for_tenant(tenant), pk=recovery_id)
-    return _stream(request, recovery, RECOVERY_FINAL)
+    return stream_of(request, recovery)
 
 
-def _stream(request: HttpRequest, job: Run | Recovery, final: Iterable[str]) -> StreamingHttpResponse:
+def stream_of(request: HttpRequest, job: Run | Recovery) -> StreamingHttpResponse:
+    """The job's changes until it ends. The caller has made sure that the user may see the job."""
     asked = request.headers.get("Last-Event-ID", "")
     seen_id = int(asked) if asked.isdecimal() and len(asked) < 19 else None
-    response = StreamingHttpResponse(_frames(job, frozenset(final), seen_id), content_type="text/event-stream")
+    response = StreamingHttpResponse(_frames(job, seen_id), content_type="text/event-stream")
     response["Cache-Control"] = "no-cache, no-transform"
     response["X-Accel-Buffering"] = "no"
     return response
 
 
-async def _frames(job: Run | Recovery, final: frozenset[str], seen_id: int | None) -> AsyncIterator[bytes]:
+async def _frames(job: Run | Recovery, seen_id: int | None) -> AsyncIterator[bytes]:
     async with hub().watch(job.pk) as queue:
-        replay, ended = await sync_to_async(_read)(job, final, seen_id)
+        replay, ended = await sync_to_async(_read)(job, seen_id)
         for change in replay:
             yield change.frame()
         until = asyncio.get_running_loop().time() + STREAM_S
@@ -230,19 +239,19 @@ async def _frames(job: Run | Recovery, final: frozenset[str], seen_id: int | Non
                 yield BEAT
                 continue
             yield change.frame()
-            ended = change.last or (change.full and (await sync_to_async(_read)(job, final, None))[1])
+            ended = change.last or (change.full and (await sync_to_async(_read)(job, None))[1])
         if ended:
             yield END
 
 
-def _read(job: Run | Recovery, final: frozenset[str], seen_id: int | None) -> tuple[list[Change], bool]:
+def _read(job: Run | Recovery, seen_id: int | None) -> tuple[list[Change], bool]:
     """What was missed after `seen_id` and then the call to fetch everything; whether the job has ended."""
     try:
         events = Event.objects.filter(topic=job.pk)
         last_id = events.order_by("-id").values_list("id", flat=True).first() or 0
         later = [] if seen_id is None else events.filter(id__gt=seen_id).order_by("id")[:REPLAYED]
         job.refresh_from_db(fields=["state"])
-        return [*(Change(event.pk, event.data) for event in later), missed(last_id)], job.state in final
+        return [*(Change(event.pk, event.data) for event in later), missed(last_id)], job.state in FINAL
     finally:
         _let_go()
 
