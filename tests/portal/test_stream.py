@@ -133,7 +133,7 @@ def watch(server: Server, run: Run, alice: User, opened: list[Stream]):
 def test_a_watcher_is_first_told_to_fetch_everything(watch) -> None:
     stream = watch()
     assert stream.response.headers["Content-Type"] == "text/event-stream"
-    assert stream.next() == ("changed", "0", '{"full": true}')
+    assert stream.next() == ("changed", "", '{"full": true}')
 
 
 def test_a_change_arrives_with_its_number(watch, run: Run) -> None:
