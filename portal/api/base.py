@@ -13,6 +13,7 @@ from rest_framework.request import Request
 
 from backups.models import Role, Tenant
 from portal.access import Access, enter
+from portal.api.filters import Filters
 from portal.api.problems import Problem
 from portal.models import ApiToken
 
@@ -22,7 +23,7 @@ PROBLEMS = {
 }
 
 
-def answers(success: dict[int, Any], **options: Any) -> Callable[[F], F]:
+def answers(success: dict[Any, Any], **options: Any) -> Callable[[F], F]:
     """Declares what an endpoint answers: `success` by status, and problems."""
     return extend_schema(responses=success | PROBLEMS, **options)
 
@@ -68,6 +69,8 @@ def lists(serializer: Any) -> Callable[[F], F]:
 
 class TenantList(TenantView, ListAPIView[Any]):
     """Paged and filtered."""
+
+    filter_backends = [Filters]
 
 
 class ProviderView(GenericAPIView[Any]):

@@ -63,7 +63,7 @@ class PlanDetail(TenantView):
             return stale
         body = PlanSerializer(plan, data=request.data, partial=True)
         body.is_valid(raise_exception=True)
-        plan = service.change_plan(request.user, self.one(plan_id), **body.validated_data)
+        plan = service.change_plan(request.user, plan, **body.validated_data)
         return Response(PlanSerializer(plan).data, headers={"ETag": etag(plan)})
 
     def _stale(self, request: Request, plan: Plan) -> Response | None:

@@ -16,6 +16,7 @@ from backups.services.vcenters import enrol_vcenter, look_up_certificate
 from portal.access import Access, tenants_of
 from portal.api import serializers as s
 from portal.api.base import ProviderView, answers, lists, token_of
+from portal.api.filters import Filters
 
 
 @lists(s.TenantSerializer)
@@ -35,6 +36,8 @@ class MyTenants(ListAPIView[Tenant]):
 
 class ProviderList(ProviderView, ListAPIView[Any]):
     """Paged and filtered."""
+
+    filter_backends = [Filters]
 
 
 @lists(s.TenantSerializer)

@@ -2,6 +2,7 @@ from http import HTTPStatus
 from typing import Any
 from uuid import UUID
 
+from django.shortcuts import get_object_or_404
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -42,7 +43,10 @@ class RunItems(TenantList):
     filterset_fields = {"state": ["exact"], "vm": ["exact"]}
 
     def get_queryset(self) -> Any:
-        return super().get_queryset().filter(run=self.kwargs.get("run_id"))
+        items = super().get_queryset()
+        if hasattr(self, "tenant"):
+            items = items.filter(run=get_object_or_404(Run.objects.for_tenant(self.tenant), pk=self.kwargs["run_id"]))
+        return items
 
 
 class RunCancel(TenantView):

@@ -1,6 +1,6 @@
 from django.urls import include, path
 
-from portal.api import archives, docs, inventory, plans, provider, runs
+from portal.api import archives, docs, inventory, plans, provider, runs, streams
 
 tenant = [
     path("plans/", plans.Plans.as_view(), name="api-plans"),
@@ -16,12 +16,14 @@ tenant = [
     path("runs/", runs.Runs.as_view(), name="api-runs"),
     path("runs/<uuid:run_id>/", runs.RunDetail.as_view(), name="api-run"),
     path("runs/<uuid:run_id>/items/", runs.RunItems.as_view(), name="api-run-items"),
+    path("runs/<uuid:run_id>/events/", streams.RunEvents.as_view(), name="api-run-events"),
     path("runs/<uuid:run_id>/cancel/", runs.RunCancel.as_view(), name="api-run-cancel"),
     path("archives/", archives.Archives.as_view(), name="api-archives"),
     path("archives/<uuid:archive_id>/", archives.ArchiveDetail.as_view(), name="api-archive"),
     path("archives/<uuid:archive_id>/verify/", archives.ArchiveVerify.as_view(), name="api-archive-verify"),
     path("recoveries/", archives.Recoveries.as_view(), name="api-recoveries"),
     path("recoveries/<uuid:recovery_id>/", archives.RecoveryDetail.as_view(), name="api-recovery"),
+    path("recoveries/<uuid:recovery_id>/events/", streams.RecoveryEvents.as_view(), name="api-recovery-events"),
     path("recoveries/<uuid:recovery_id>/cancel/", archives.RecoveryCancel.as_view(), name="api-recovery-cancel"),
     path("audit/", runs.Audit.as_view(), name="api-audit"),
 ]
