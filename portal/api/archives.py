@@ -3,6 +3,7 @@ from typing import Any
 from uuid import UUID
 
 from django.urls import reverse
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -10,14 +11,21 @@ from backups.errors import InvalidRequest
 from backups.models import Archive, Recovery, Role
 from backups.models.recoveries import RecoveryMode
 from backups.services.archives import delete_archive, verify_archive
-from backups.services.recoveries import cancel_recovery, start_recovery
+from backups.services.recoveries import cancel_recovery, recovery_points, start_recovery
 from portal.access import Access, enter
-from portal.api.base import TenantList, TenantView, answers, lists, token_of
+from portal.api.base import TenantList, TenantView, all_of, answers, lists, token_of
 from portal.api.idempotency import once
 from portal.api.plans import KEY
-from portal.api.serializers import ArchiveSerializer, RecoveryRequest, RecoverySerializer, Verified
+from portal.api.serializers import (
+    ArchiveSerializer,
+    RecoveryPointSerializer,
+    RecoveryRequest,
+    RecoverySerializer,
+    Verified,
+)
 
 READ = Access("tenant", Role.VIEWER)
+VAPP = OpenApiParameter("vapp_name", str, required=True)
 OPERATE = Access("tenant", Role.VIEWER, Role.OPERATOR)
 
 
@@ -61,6 +69,22 @@ class ArchiveVerify(TenantView):
         return Response({"good": verify_archive(request.user, self.one(archive_id))})
 
 
+class RecoveryPoints(TenantView):
+    """The backup times that a vApp can be recovered to, newest first, with the archives of its VMs."""
+
+    access = READ
+    queryset = Archive.objects.all()
+    serializer_class = RecoveryPointSerializer
+    pagination_class = None
+
+    @answers({200: RecoveryPointSerializer(many=True)}, parameters=[VAPP])
+    def get(self, request: Request, **_: Any) -> Response:
+        name = request.query_params.get("vapp_name", "")
+        if not name:
+            raise InvalidRequest("Name the vApp in vapp_name.")
+        return Response(RecoveryPointSerializer(recovery_points(self.tenant, name), many=True).data)
+
+
 @lists(RecoverySerializer)
 class Recoveries(TenantList):
     """As new needs the role operator, in place administrator: it overwrites."""
@@ -82,11 +106,8 @@ class Recoveries(TenantList):
         return once(request, lambda: self._start(request, wanted))
 
     def _start(self, request: Request, wanted: dict[str, Any]) -> Response:
-        ids = wanted.pop("archives")
-        chosen = Archive.objects.for_tenant(self.tenant).filter(pk__in=ids).select_related("vm__vcenter")
-        archives = list(chosen)
-        if len(archives) < len(ids):
-            raise InvalidRequest("One of these archives does not exist, is named twice, or is not yours.")
+        mine = Archive.objects.for_tenant(self.tenant).select_related("vm__vcenter")
+        archives = all_of(mine, wanted.pop("archives"))
         recovery = start_recovery(request.user, self.tenant, archives, **wanted)
         where = reverse("api-recovery", args=[self.tenant.pk, recovery.pk])
         return Response(RecoverySerializer(recovery).data, status=HTTPStatus.ACCEPTED, headers={"Location": where})

@@ -1,9 +1,10 @@
 """What all endpoints share: the tenant is entered, with the same code as on the pages, before a handler runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 from uuid import UUID
 
+from django.db.models import Model, QuerySet
 from django.http import Http404
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema, extend_schema_view
@@ -11,6 +12,7 @@ from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.generics import GenericAPIView, ListAPIView
 from rest_framework.request import Request
 
+from backups.errors import InvalidRequest
 from backups.models import Role, Tenant
 from portal.access import Access, enter
 from portal.api.filters import Filters
@@ -18,6 +20,7 @@ from portal.api.problems import Problem
 from portal.models import ApiToken
 
 F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound=Model)
 PROBLEMS = {
     (status, "application/problem+json"): Problem for status in (400, 401, 403, 404, 409, 412, 422, 428, 503, 507)
 }
@@ -26,6 +29,15 @@ PROBLEMS = {
 def answers(success: dict[Any, Any], **options: Any) -> Callable[[F], F]:
     """Declares what an endpoint answers: `success` by status, and problems."""
     return extend_schema(responses=success | PROBLEMS, **options)
+
+
+def all_of(rows: QuerySet[M], ids: Collection[UUID]) -> list[M]:
+    """The rows of these ids, every one of them: nothing of what a body names is left out in silence."""
+    found = list(rows.filter(pk__in=ids))
+    if len(found) < len(ids):
+        kind = rows.model._meta.verbose_name
+        raise InvalidRequest(f"One of these ids names no {kind} of yours, or is there twice.")
+    return found
 
 
 def token_of(request: Request) -> ApiToken | None:

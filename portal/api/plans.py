@@ -8,13 +8,12 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from backups.errors import InvalidRequest
 from backups.models import Plan, Role, VApp, Vm
 from backups.schedule import next_starts
 from backups.services import plans as service
 from backups.services.runs import start_run
 from portal.access import Access
-from portal.api.base import TenantList, TenantView, answers, lists
+from portal.api.base import TenantList, TenantView, all_of, answers, lists
 from portal.api.idempotency import once
 from portal.api.problems import problem
 from portal.api.serializers import PlanSerializer, RunRequest, RunSerializer, Starts, Targets
@@ -102,11 +101,8 @@ class _Targeting(TenantView):
         body = Targets(data=request.data)
         body.is_valid(raise_exception=True)
         wanted = body.validated_data
-        vapps = list(VApp.objects.for_tenant(self.tenant).filter(pk__in=wanted["vapps"]))
-        vms = list(Vm.objects.for_tenant(self.tenant).filter(pk__in=wanted["vms"]))
-        if len(vapps) < len(set(wanted["vapps"])) or len(vms) < len(set(wanted["vms"])):
-            raise InvalidRequest("One of these vApps or VMs does not exist, or is not yours.")
-        return vapps, vms
+        vapps = all_of(VApp.objects.for_tenant(self.tenant), wanted["vapps"])
+        return vapps, all_of(Vm.objects.for_tenant(self.tenant), wanted["vms"])
 
 
 class PlanApply(_Targeting):
@@ -141,7 +137,7 @@ class PlanRuns(TenantView):
         return once(request, lambda: self._start(request, plan, body.validated_data.get("vms")))
 
     def _start(self, request: Request, plan: Plan, wanted: list[UUID] | None) -> Response:
-        vms = None if wanted is None else list(Vm.objects.for_tenant(self.tenant).filter(pk__in=wanted))
+        vms = None if wanted is None else all_of(Vm.objects.for_tenant(self.tenant), wanted)
         run = start_run(request.user, plan, vms)
         where = reverse("api-run", args=[self.tenant.pk, run.pk])
         return Response(RunSerializer(run).data, status=HTTPStatus.ACCEPTED, headers={"Location": where})

@@ -15,9 +15,7 @@ from backups.errors import (
     HotfirstError,
     InvalidRequest,
     NotFound,
-    PlatformUnreachable,
     RepositoryFull,
-    RepositoryUnavailable,
 )
 
 STATUS: dict[type[HotfirstError], HTTPStatus] = {
@@ -25,8 +23,6 @@ STATUS: dict[type[HotfirstError], HTTPStatus] = {
     ArchiveMissing: HTTPStatus.NOT_FOUND,
     Conflict: HTTPStatus.CONFLICT,
     InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
-    PlatformUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
-    RepositoryUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     RepositoryFull: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 
@@ -42,8 +38,7 @@ class Problem(serializers.Serializer[Any]):
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:  # noqa: ARG001
     """The framework's exception handler. None: a bug of ours, which the server logs."""
     if isinstance(error, HotfirstError):
-        status = next((s for kind, s in STATUS.items() if isinstance(error, kind)), HTTPStatus.UNPROCESSABLE_ENTITY)
-        return problem(status, error.code, str(error))
+        return problem(_status(error), error.code, str(error))
     if isinstance(error, Http404):
         return problem(HTTPStatus.NOT_FOUND, "not_found", "There is nothing here, or it is not yours.")
     if isinstance(error, PermissionDenied):
@@ -54,6 +49,11 @@ def handle(error: Exception, context: dict[str, Any]) -> Response | None:  # noq
     if isinstance(error, exceptions.APIException):
         return _of_framework(error)
     return None
+
+
+def _status(error: HotfirstError) -> HTTPStatus:
+    otherwise = HTTPStatus.SERVICE_UNAVAILABLE if error.retryable else HTTPStatus.UNPROCESSABLE_ENTITY
+    return next((status for kind, status in STATUS.items() if isinstance(error, kind)), otherwise)
 
 
 def _of_framework(error: exceptions.APIException) -> Response:

@@ -90,6 +90,13 @@ class ArchiveSerializer(serializers.ModelSerializer[Archive]):
         ]  # fmt: skip
 
 
+class RecoveryPointSerializer(serializers.Serializer[Any]):
+    run = serializers.UUIDField(source="run.pk")
+    backup_time = serializers.DateTimeField()
+    complete = serializers.BooleanField(help_text="Every VM that the vApp had then is among the archives.")
+    archives = ArchiveSerializer(many=True)
+
+
 class RecoveryItemSerializer(serializers.ModelSerializer[RecoveryItem]):
     class Meta:
         model = RecoveryItem

@@ -21,6 +21,7 @@ tenant = [
     path("archives/", archives.Archives.as_view(), name="api-archives"),
     path("archives/<uuid:archive_id>/", archives.ArchiveDetail.as_view(), name="api-archive"),
     path("archives/<uuid:archive_id>/verify/", archives.ArchiveVerify.as_view(), name="api-archive-verify"),
+    path("recovery-points/", archives.RecoveryPoints.as_view(), name="api-recovery-points"),
     path("recoveries/", archives.Recoveries.as_view(), name="api-recoveries"),
     path("recoveries/<uuid:recovery_id>/", archives.RecoveryDetail.as_view(), name="api-recovery"),
     path("recoveries/<uuid:recovery_id>/events/", streams.RecoveryEvents.as_view(), name="api-recovery-events"),

@@ -25,6 +25,7 @@ MAY: dict[str, tuple[Role, Role | None]] = {
     "api-archives": (V, None),
     "api-archive": (V, A),
     "api-archive-verify": (V, O),
+    "api-recovery-points": (V, None),
     "api-recoveries": (V, O),
     "api-recovery": (V, None),
     "api-recovery-events": (V, None),
