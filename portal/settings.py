@@ -186,7 +186,12 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "portal.api.problems.handle",
     "PAGE_SIZE": 100,
 }
-REST_KNOX = {"TOKEN_PREFIX": "hf_", "AUTH_HEADER_PREFIX": "Bearer", "TOKEN_MODEL": "portal.ApiToken", "AUTO_REFRESH": False}
+REST_KNOX = {
+    "TOKEN_PREFIX": "hf_",
+    "AUTH_HEADER_PREFIX": "Bearer",
+    "TOKEN_MODEL": "portal.ApiToken",
+    "AUTO_REFRESH": False,
+}
 # Its only table is the one that ours stands in for.
 MIGRATION_MODULES = {"knox": None}
 KNOX_TOKEN_MODEL = "portal.ApiToken"  # noqa: S105

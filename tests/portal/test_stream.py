@@ -21,7 +21,7 @@ from backups.events import publish
 from backups.models import Recovery, Run, Tenant
 from tests.portal.worlds import World, build
 
-pytestmark = [pytest.mark.database, pytest.mark.django_db(transaction=True)]
+pytestmark = pytest.mark.django_db(transaction=True)
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 20
 
