@@ -22,7 +22,6 @@ class EventStream(BaseRenderer):
     """Lets clients accept only streams; the stream itself is not rendered, problems are."""
 
     media_type = "text/event-stream"
-    format = "event-stream"
     format = "json"  # that of problems
 
     def render(self, data: Any, accepted_media_type: Any = None, renderer_context: Any = None) -> bytes:  # noqa: ARG002
