@@ -12,8 +12,8 @@ from backups.models import Archive, Recovery, Role
 from backups.models.recoveries import RecoveryMode
 from backups.services.archives import delete_archive, verify_archive
 from backups.services.recoveries import cancel_recovery, recovery_points, start_recovery
-from portal.access import Access, enter
-from portal.api.base import TenantList, TenantView, all_of, answers, lists, token_of
+from portal.access import Access
+from portal.api.base import TenantList, TenantView, all_of, answers, lists
 from portal.api.idempotency import once
 from portal.api.plans import KEY
 from portal.api.serializers import (
@@ -101,8 +101,7 @@ class Recoveries(TenantList):
         body.is_valid(raise_exception=True)
         wanted = dict(body.validated_data)
         if wanted["mode"] == RecoveryMode.IN_PLACE:
-            token = token_of(request)
-            enter(request.user, self.tenant.pk, Role.ADMIN, ceiling=Role(token.role) if token else Role.ADMIN)
+            self.need(Role.ADMIN)
         return once(request, lambda: self._start(request, wanted))
 
     def _start(self, request: Request, wanted: dict[str, Any]) -> Response:
@@ -130,5 +129,8 @@ class RecoveryCancel(TenantView):
 
     @answers({202: RecoverySerializer}, request=None)
     def post(self, request: Request, recovery_id: UUID, **_: Any) -> Response:
-        cancel_recovery(request.user, self.one(recovery_id))
+        recovery = self.one(recovery_id)
+        if recovery.mode == RecoveryMode.IN_PLACE:
+            self.need(Role.ADMIN)
+        cancel_recovery(request.user, recovery)
         return Response(RecoverySerializer(self.one(recovery_id)).data, status=HTTPStatus.ACCEPTED)

@@ -8,7 +8,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.test import Client
 
-from backups.models import Plan, Repository, Role, Run, Tenant, VApp, VCenter, Vm
+from backups.models import Plan, Recovery, Repository, Role, Run, Tenant, VApp, VCenter, Vm
 from backups.services.plans import apply_plan
 from portal.models import ApiToken
 
@@ -182,6 +182,16 @@ def test_recovery_in_place_needs_an_administrator(client: Client, acme: Tenant, 
     assert answer.status_code == 403
     as_new = client.post(path, body | {"mode": "as_new"}, content_type="application/json", headers=bearer(olivia, acme))
     assert as_new.status_code == 422
+
+
+def test_a_recovery_in_place_is_cancelled_by_an_administrator_only(
+    client: Client, acme: Tenant, alice: User, olivia: User, shop: VApp
+) -> None:
+    recovery = Recovery.objects.create(tenant=acme, vcenter=shop.vcenter, mode="in_place")
+    path = f"/api/v1/tenants/{acme.pk}/recoveries/{recovery.pk}/cancel/"
+    assert client.post(path, headers=bearer(olivia, acme)).status_code == 403
+    assert client.post(path, headers=bearer(alice, acme, Role.OPERATOR)).status_code == 403
+    assert client.post(path, headers=bearer(alice, acme)).status_code == 202
 
 
 def test_no_secret_leaves_with_a_vcenter(client: Client, peggy: User, shop: VApp) -> None:

@@ -1,25 +1,20 @@
 """Nobody gets in. The walk goes over the project's own URL patterns, so that a new route cannot be forgotten."""
 
-import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from django.apps import apps
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from backups.models import Role, Tenant
-from backups.models.tenancy import TenantQuerySet
 from portal.access import RANK, Access
 from tests.portal.may import MAY
 from tests.portal.worlds import World, build
 
 pytestmark = pytest.mark.django_db
-PORTAL = Path(__file__).parents[2] / "portal"
 REFUSED = (401, 403, 404)
 
 
@@ -158,31 +153,3 @@ def test_no_page_shows_the_neighbours_names(
     answer = client.get(route.url(theirs.ids))
     if answer.status_code == 200:
         assert "acme" not in answer.content.decode().lower()
-
-
-def test_tenant_rows_are_reached_through_for_tenant_only() -> None:
-    """Outside the provider's own modules, `Model.objects` of a tenant's model is followed by `for_tenant`."""
-    guarded = {m.__name__ for m in apps.get_models() if isinstance(getattr(m, "objects", None).none(), TenantQuerySet)}  # type: ignore[union-attr]
-    found = [line for path in sorted(PORTAL.rglob("*.py")) if not _exempt(path) for line in _bare(path, guarded)]
-    assert found == []
-
-
-def _exempt(path: Path) -> bool:
-    """Provider modules show all tenants; commands and the demo have no user."""
-    inside = path.relative_to(PORTAL).as_posix()
-    return any(part in inside for part in ("provider", "management/", "demo/", "migrations/"))
-
-
-def _bare(path: Path, guarded: set[str]) -> Iterator[str]:
-    source = path.read_text()
-    allowed = {node for tree in ast.walk(ast.parse(source)) for node in _followed(tree)}
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and node.attr == "objects" and isinstance(node.value, ast.Name):
-            line = source.splitlines()[node.lineno - 1]
-            if node.value.id in guarded and (node.lineno, node.col_offset) not in allowed and "queryset =" not in line:
-                yield f"{path.name}:{node.lineno} {line.strip()}"
-
-
-def _followed(node: ast.AST) -> Iterator[tuple[int, int]]:
-    if isinstance(node, ast.Attribute) and node.attr == "for_tenant" and isinstance(node.value, ast.Attribute):
-        yield node.value.lineno, node.value.col_offset
