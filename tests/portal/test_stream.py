@@ -1,33 +1,24 @@
 """Those who watch a run hear of its changes. Over a real server: the test client does not read streams."""
 
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from http.client import HTTPConnection, HTTPResponse
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 
 from backups.events import publish
 from backups.models import Recovery, Run, Tenant
+from portal.models import ApiToken
+from tests.portal.server import PATIENCE_S, serve
 from tests.portal.worlds import World, build
 
 pytestmark = pytest.mark.django_db(transaction=True)
-ROOT = Path(__file__).parents[2]
-PATIENCE_S = 20
-
-
-class Server(NamedTuple):
-    port: int
 
 
 class Frame(NamedTuple):
@@ -37,11 +28,11 @@ class Frame(NamedTuple):
 
 
 class Stream:
-    """What one browser receives."""
+    """What one browser or program receives."""
 
-    def __init__(self, port: int, path: str, cookie: str, last_id: str = "") -> None:
+    def __init__(self, port: int, path: str, credentials: dict[str, str], last_id: str = "") -> None:
         self._connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
-        headers = {"Cookie": cookie} | ({"Last-Event-ID": last_id} if last_id else {})
+        headers = credentials | ({"Last-Event-ID": last_id} if last_id else {})
         self._connection.request("GET", path, headers=headers)
         self.response: HTTPResponse = self._connection.getresponse()
 
@@ -61,38 +52,9 @@ class Stream:
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    """The portal as it is served, on the tests' database."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "portal.asgi:application", "--port", str(port)]
-    command += ["--log-level", "warning", "--timeout-graceful-shutdown", "1"]
-    environment = {**os.environ, "DATABASE_URL": _database_url(), "DJANGO_SETTINGS_MODULE": "tests.settings"}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment)
-    try:
-        _wait_for(port)
-        yield Server(port)
-    finally:
-        process.terminate()
-        process.wait(PATIENCE_S)
-
-
-def _database_url() -> str:
-    tests = settings.DATABASES["default"]
-    if connection.vendor == "sqlite":
-        return f"sqlite:///{tests['NAME']}"
-    return f"postgres://{tests['USER']}@{tests['HOST']}:{tests['PORT']}/{connection.settings_dict['NAME']}"
-
-
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError("The portal did not start.")
+def server() -> Iterator[int]:
+    with serve() as port:
+        yield port
 
 
 @pytest.fixture
@@ -105,10 +67,15 @@ def run(ours: World) -> Run:
     return Run.objects.get(pk=ours.ids["run_id"])
 
 
-def cookie_of(user: User) -> str:
+def session_of(user: User) -> dict[str, str]:
     client = Client()
     client.force_login(user)
-    return f"sessionid={client.cookies['sessionid'].value}"
+    return {"Cookie": f"sessionid={client.cookies['sessionid'].value}"}
+
+
+def token_of(user: User, tenant: Tenant) -> dict[str, str]:
+    _, token = ApiToken.objects.create(user=user, tenant=tenant, name="watcher", expiry=timedelta(days=1))
+    return {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
 
 
 @pytest.fixture
@@ -120,10 +87,10 @@ def opened() -> Iterator[list[Stream]]:
 
 
 @pytest.fixture
-def watch(server: Server, run: Run, alice: User, opened: list[Stream]):
+def watch(server: int, run: Run, alice: User, opened: list[Stream]):
     def start(user: User = alice, last_id: str = "", path: str = "") -> Stream:
         path = path or f"/t/{run.tenant_id}/runs/{run.pk}/events/"
-        stream = Stream(server.port, path, cookie_of(user), last_id)
+        stream = Stream(server, path, session_of(user), last_id)
         opened.append(stream)
         return stream
 
@@ -186,6 +153,23 @@ def test_the_stream_of_an_ended_recovery_ends_at_once(watch, run: Run, ours: Wor
 def test_a_stranger_finds_no_stream(watch, bob: User, globex: Tenant, run: Run) -> None:
     assert watch(bob).response.status == 404
     assert watch(bob, path=f"/t/{globex.pk}/runs/{run.pk}/events/").response.status == 404
+
+
+def test_a_program_watches_with_its_token(server: int, run: Run, alice: User, opened: list[Stream]) -> None:
+    stream = Stream(server, f"/api/v1/tenants/{run.tenant_id}/runs/{run.pk}/events/", token_of(alice, run.tenant))
+    opened.append(stream)
+    stream.next()
+    publish(run.pk, {"n": 1})
+    assert stream.next().data == '{"n": 1}'
+
+
+def test_a_program_of_another_tenant_finds_no_stream(server: int, run: Run, bob: User, globex: Tenant) -> None:
+    for tenant in (run.tenant, globex):
+        path = f"/api/v1/tenants/{tenant.pk}/runs/{run.pk}/events/"
+        stream = Stream(server, path, token_of(bob, globex))
+        assert stream.response.status == 404
+        assert stream.response.headers["Content-Type"] == "application/problem+json"
+        stream.close()
 
 
 def test_nothing_is_lost_between_watching_and_reading(watch, run: Run) -> None:
