@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import product
 from typing import Any, NamedTuple
 
 import pytest
@@ -43,6 +44,14 @@ ROUTES = list(routes())
 TENANT_ROUTES = [route for route in ROUTES if route.access and route.access.kind == "tenant"]
 OBJECT_ROUTES = [route for route in TENANT_ROUTES if len(route.parameters) > 1]
 PROVIDER_ROUTES = [route for route in ROUTES if route.access and route.access.kind == "provider"]
+ACCOUNT_ROUTES = [route for route in ROUTES if route.access and route.access.kind == "account"]
+LISTS = {
+    "dashboard": "plan", "plans": "plan", "vapps": "vapp", "runs": "plan", "archives": "vm", "recoveries": "vapp",
+    "tokens": "token", "audit": "audit", "api-plans": "plan", "api-vapps": "vapp", "api-vms": "vm",
+    "api-runs": "plan", "api-run-items": "vm", "api-archives": "vm", "api-recoveries": "vapp", "api-audit": "audit",
+}  # fmt: skip
+"""What of his own a tenant's member must find there: a list that is empty hides a leak."""
+METHODS = ("get", "post")
 
 
 def each(chosen: list[Route]) -> Any:
@@ -87,56 +96,54 @@ def test_the_owner_is_let_in(route: Route, client: Client, ours: World, alice: U
 
 
 @each(TENANT_ROUTES)
-@pytest.mark.parametrize("method", ["get", "post"])
-def test_a_stranger_finds_nothing(route: Route, method: str, client: Client, ours: World, bob: User) -> None:
+def test_a_stranger_finds_nothing(route: Route, client: Client, ours: World, bob: User) -> None:
     client.force_login(bob)
-    assert ask(client, method, route.url(ours.ids)).status_code == 404
+    for method in METHODS:
+        assert ask(client, method, route.url(ours.ids)).status_code == 404, method
 
 
 @each(OBJECT_ROUTES)
-@pytest.mark.parametrize("method", ["get", "post"])
 def test_a_stranger_finds_nothing_of_ours_under_his_own_tenant(
-    route: Route, method: str, client: Client, ours: World, theirs: World, bob: User
+    route: Route, client: Client, ours: World, theirs: World, bob: User
 ) -> None:
     client.force_login(bob)
-    mixed = ours.ids | {"tenant_id": theirs.tenant.pk}
-    answer = ask(client, method, route.url(mixed))
-    if answer.status_code != 405:
+    for method in METHODS:
+        answer = ask(client, method, route.url(ours.ids | {"tenant_id": theirs.tenant.pk}))
         cannot_be_done = method == "post" and MAY[route.name][1] is None
-        assert answer.status_code == (403 if cannot_be_done else 404)
+        assert answer.status_code in ((403, 405) if cannot_be_done else (404, 405)), method
+
+
+@each(TENANT_ROUTES + PROVIDER_ROUTES + ACCOUNT_ROUTES)
+def test_nobody_is_sent_to_the_login(route: Route, client: Client, ours: World) -> None:
+    for method in METHODS:
+        answer = ask(client, method, route.url(ours.ids))
+        sent_away = answer.status_code == 302 and answer.headers["Location"].startswith("/login/")
+        assert sent_away or answer.status_code in (401, 403), method
 
 
 @each(TENANT_ROUTES)
-@pytest.mark.parametrize("method", ["get", "post"])
-def test_nobody_is_sent_to_the_login(route: Route, method: str, client: Client, ours: World) -> None:
-    answer = ask(client, method, route.url(ours.ids))
-    sent_away = answer.status_code == 302 and answer.headers["Location"].startswith("/login/")
-    assert sent_away or answer.status_code in (401, 403)
-
-
-@each(TENANT_ROUTES)
-@pytest.mark.parametrize("role", Role.values)
-@pytest.mark.parametrize("method", ["get", "post"])
-def test_a_role_may_what_the_table_says(
-    route: Route, role: str, method: str, client: Client, ours: World, alice: User
-) -> None:
-    member = User.objects.create_user("someone")
-    ours.tenant.memberships.create(user=member, role=role)
-    needed = MAY[route.name][0 if method == "get" else 1]
-    client.force_login(member)
-    status = ask(client, method, route.url(ours.ids)).status_code
-    allowed = needed is not None and RANK[Role(role)] >= RANK[needed]
-    if status != 405:
-        assert (status != 403) == allowed
+def test_a_role_may_what_the_table_says(route: Route, client: Client, ours: World) -> None:
+    for role, method in product(Role.values, METHODS):
+        member, _ = User.objects.get_or_create(username=role)
+        ours.tenant.memberships.get_or_create(user=member, role=role)
+        client.force_login(member)
+        needed = MAY[route.name][0 if method == "get" else 1]
+        status = ask(client, method, route.url(ours.ids)).status_code
+        if needed is None:
+            assert status in (403, 405), (role, method)
+        elif RANK[Role(role)] < RANK[needed]:
+            assert status == 403, (role, method)
+        else:
+            assert status != 403, (role, method)
 
 
 @each(PROVIDER_ROUTES)
-@pytest.mark.parametrize("method", ["get", "post"])
 def test_the_provider_area_is_nothing_to_a_tenants_administrator(
-    route: Route, method: str, client: Client, ours: World, alice: User
+    route: Route, client: Client, ours: World, alice: User
 ) -> None:
     client.force_login(alice)
-    assert ask(client, method, route.url(ours.ids)).status_code == 404
+    for method in METHODS:
+        assert ask(client, method, route.url(ours.ids)).status_code == 404, method
 
 
 @each(PROVIDER_ROUTES)
@@ -145,11 +152,11 @@ def test_provider_staff_are_let_in(route: Route, client: Client, ours: World, pe
     assert client.get(route.url(ours.ids)).status_code not in REFUSED
 
 
-@each([route for route in TENANT_ROUTES if "events" not in route.name])
+@each([route for route in TENANT_ROUTES + ACCOUNT_ROUTES if "events" not in route.name])
 def test_no_page_shows_the_neighbours_names(
     route: Route, client: Client, ours: World, theirs: World, bob: User
 ) -> None:
     client.force_login(bob)
-    answer = client.get(route.url(theirs.ids))
-    if answer.status_code == 200:
-        assert "acme" not in answer.content.decode().lower()
+    told = client.get(route.url(theirs.ids), follow=True).content.decode().lower()
+    assert "acme" not in told
+    assert route.name not in LISTS or f"{LISTS[route.name]}-of-globex" in told
