@@ -102,14 +102,18 @@ class RecoveryForm(forms.Form):
 class TargetForm(forms.Form):
     """One vApp or VM that is recovered. Its choices carry a key and the archives of one backup time."""
 
-    point = forms.ChoiceField(label="Backup time")
+    point = forms.ChoiceField(
+        label="Backup time",
+        error_messages={"invalid_choice": "Choose one of the backup times in this list.", "required": "Choose a time."},
+    )
     new_name = forms.CharField(max_length=80, required=False, label="New name")
 
     def __init__(self, *args: Any, name: str, choices: Sequence[Any], first: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         point: Any = self.fields["point"]
         point.choices = [(str(choice.key), self._said(choice)) for choice in choices]
-        point.initial = first if first in dict(point.choices) else None
+        whole = next((str(choice.key) for choice in choices if choice.complete), None)
+        point.initial = first if first in dict(point.choices) else whole
         self.fields["new_name"].initial = f"{name[:70]}-recovered"
 
     @staticmethod

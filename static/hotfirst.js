@@ -4,7 +4,8 @@ const LEAST_MS_BETWEEN_REFRESHES = 500;
 const POLL_MS = 5000;
 
 const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
+const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 
 function localTimes(root) {
   for (const element of root.querySelectorAll("time[datetime]")) {
@@ -13,6 +14,9 @@ function localTimes(root) {
     element.title = at.toString();
     const today = at.toDateString() === new Date().toDateString();
     element.textContent = today ? `today ${clock.format(at)}` : day.format(at);
+  }
+  for (const option of root.querySelectorAll("select[name$=-point] option")) {
+    option.textContent = option.textContent.replace(/(\S+) (\S+) UTC/, (_, date, time) => exact.format(new Date(`${date}T${time}Z`)));
   }
 }
 

@@ -68,7 +68,7 @@ def _live(request: HttpRequest, tenant: Tenant, found: Run) -> dict[str, Any]:
         "summary": _summary(every, now),
         "final": found.state in RUN_FINAL,
         "elapsed_s": ((found.finished_at or now) - (found.started_at or found.created_at)).total_seconds(),
-        "orders": _orders(found.report),
+        "orders": _orders(found),
     }
 
 
@@ -98,17 +98,18 @@ def _share(item: RunItem) -> float:
     return min(item.bytes_read / expected, 1.0) if expected and item.state == ItemState.ARCHIVING else 0.0
 
 
-def _orders(report: dict[str, Any]) -> list[dict[str, Any]]:
+def _orders(found: Run) -> list[dict[str, Any]]:
     """What the run cost, and would have cost in other orders, as bars against the dearest."""
-    if not report:
+    if not found.report:
         return []
-    costs = [("This run", report["exposure_kb"], True)]
-    costs += [(label, report["orders"][key], False) for key, label in ORDERS if key in report["orders"]]
-    costs += [("No order can do better", report["bound_kb"], False)]
-    dearest = max(cost for _, cost, _ in costs) or 1
+    others = [(label, found.report["orders"].get(key)) for key, label in ORDERS if key != found.policy]
+    costs = [(f"This run, {dict(ORDERS).get(found.policy, 'in its order').lower()}", found.report["exposure_kb"])]
+    costs += [(label, cost) for label, cost in others if cost is not None]
+    costs += [("No order does better than", found.report["bound_kb"])]
+    dearest = max(cost for _, cost in costs) or 1
     return [
-        {"label": label, "kb": cost, "percent": round(100 * cost / dearest, 2), "ours": ours}
-        for label, cost, ours in costs
+        {"label": label, "kb": cost, "percent": round(100 * cost / dearest, 2), "ours": number == 0}
+        for number, (label, cost) in enumerate(costs)
     ]
 
 

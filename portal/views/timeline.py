@@ -11,6 +11,7 @@ SHORTEST_S = 10.0
 HEADROOM = 1.04
 MOST_TICKS = 6
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
+SHORT: dict[str, str] = {ItemState.SNAPSHOTTING: "Snapshot", ItemState.REMOVING: "Removing"}
 NARROWEST = 0.35
 """A span that took no time is still seen."""
 
@@ -38,6 +39,11 @@ class Lane:
     hold_s: float | None
     exposure_kb: float | None
     done_percent: int | None
+
+    @property
+    def word(self) -> str:
+        """The state, short enough to stand beside the drawing."""
+        return SHORT.get(self.item.state, self.item.get_state_display())
 
     @property
     def told(self) -> str:

@@ -40,7 +40,8 @@ def vapps(request: HttpRequest, tenant: Tenant) -> HttpResponse:
         "groups": _groups(tenant, list(page)),
         "loose_page": loose_page,
         "loose": Group(None, [row_of(vm) for vm in loose_page]),
-        "plans": Plan.objects.for_tenant(tenant),
+        # The plan that was just made is the one that is wanted.
+        "plans": Plan.objects.for_tenant(tenant).order_by("-created_at"),
     }
     return render(request, "vapps/list.html", context)
 
