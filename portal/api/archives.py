@@ -7,7 +7,6 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from backups.errors import InvalidRequest
 from backups.models import Archive, Recovery, Role
 from backups.models.recoveries import RecoveryMode
 from backups.services.archives import delete_archive, verify_archive
@@ -21,6 +20,7 @@ from portal.api.serializers import (
     RecoveryPointSerializer,
     RecoveryRequest,
     RecoverySerializer,
+    VAppName,
     Verified,
 )
 
@@ -79,10 +79,10 @@ class RecoveryPoints(TenantView):
 
     @answers({200: RecoveryPointSerializer(many=True)}, parameters=[VAPP])
     def get(self, request: Request, **_: Any) -> Response:
-        name = request.query_params.get("vapp_name", "")
-        if not name:
-            raise InvalidRequest("Name the vApp in vapp_name.")
-        return Response(RecoveryPointSerializer(recovery_points(self.tenant, name), many=True).data)
+        asked = VAppName(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        points = recovery_points(self.tenant, **asked.validated_data)
+        return Response(RecoveryPointSerializer(points, many=True).data)
 
 
 @lists(RecoverySerializer)

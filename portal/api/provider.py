@@ -7,7 +7,6 @@ from rest_framework.generics import ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from backups.errors import InvalidRequest
 from backups.models import Repository, SnapshotRecord, Tenant, VApp, VCenter, Vm
 from backups.services.inventory import assign_vapp, assign_vm, refresh
 from backups.services.repositories import create_repository
@@ -49,10 +48,9 @@ class Tenants(ProviderList):
 
     @answers({201: s.TenantSerializer})
     def post(self, request: Request) -> Response:
-        name = str(request.data.get("name", "")) if isinstance(request.data, dict) else ""
-        if len(name) > 100:
-            raise InvalidRequest("A tenant's name has at most 100 characters.")
-        tenant = create_tenant(request.user, name)
+        body = s.TenantSerializer(data=request.data)
+        body.is_valid(raise_exception=True)
+        tenant = create_tenant(request.user, **body.validated_data)
         return Response(s.TenantSerializer(tenant).data, status=HTTPStatus.CREATED)
 
 

@@ -28,6 +28,7 @@ class TenantSerializer(serializers.ModelSerializer[Tenant]):
         model = Tenant
         fields = ["id", "name", "created_at"]
         read_only_fields = ["id", "created_at"]
+        extra_kwargs: dict[str, Any] = {"name": {"validators": []}}
 
 
 class PlanSerializer(serializers.ModelSerializer[Plan]):
@@ -170,6 +171,10 @@ class RunRequest(serializers.Serializer[Any]):
 
 class CancelRequest(serializers.Serializer[Any]):
     mode = serializers.ChoiceField(choices=[CancelMode.NOW, CancelMode.AFTER_CURRENT], default=CancelMode.NOW)
+
+
+class VAppName(serializers.Serializer[Any]):
+    vapp_name = serializers.CharField(max_length=255)
 
 
 class RecoveryRequest(serializers.Serializer[Any]):

@@ -74,6 +74,13 @@ def test_a_body_that_is_no_plan_says_which_field(api: Any) -> None:
     assert "repository" in answer.json()["by_field"]
 
 
+@pytest.mark.parametrize(
+    "path", ["plans/?name=%00", "recovery-points/?vapp_name=%00", "runs/?state=gone", "vms/?vapp=1"]
+)
+def test_a_bad_filter_is_told(api: Any, path: str) -> None:
+    assert api("get", path).status_code == 400
+
+
 def test_a_change_without_if_match_is_refused(api: Any, plan: Plan) -> None:
     assert api("patch", f"plans/{plan.pk}/", {"readers": 4}).status_code == 428
 
@@ -140,6 +147,15 @@ def test_nobody_is_told_to_sign_in(client: Client, acme: Tenant) -> None:
     answer = client.get(f"/api/v1/tenants/{acme.pk}/plans/")
     assert answer.status_code == 401
     assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_a_session_works_and_needs_the_csrf_token_to_write(acme: Tenant, alice: User) -> None:
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(alice)
+    path = f"/api/v1/tenants/{acme.pk}/plans/"
+    assert client.get(path).status_code == 200
+    refused = client.post(path, {}, content_type="application/json")
+    assert (refused.status_code, "CSRF" in refused.json()["detail"]) == (403, True)
 
 
 def test_an_expired_token_opens_nothing(client: Client, acme: Tenant, alice: User) -> None:
