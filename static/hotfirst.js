@@ -3,17 +3,22 @@
 const LEAST_MS_BETWEEN_REFRESHES = 500;
 const POLL_MS = 5000;
 
-const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const day = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "numeric", minute: "2-digit" });
+const dayOfAnotherYear = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
+
+function said(at, now) {
+  if (at.toDateString() === now.toDateString()) return `today ${clock.format(at)}`;
+  return (at.getFullYear() === now.getFullYear() ? day : dayOfAnotherYear).format(at);
+}
 
 function localTimes(root) {
   for (const element of root.querySelectorAll("time[datetime]")) {
     const at = new Date(element.dateTime);
     if (Number.isNaN(at.getTime())) continue;
     element.title = at.toString();
-    const today = at.toDateString() === new Date().toDateString();
-    element.textContent = today ? `today ${clock.format(at)}` : day.format(at);
+    element.textContent = said(at, new Date());
   }
   for (const option of root.querySelectorAll("select[name$=-point] option")) {
     option.textContent = option.textContent.replace(/(\S+) (\S+) UTC/, (_, date, time) => exact.format(new Date(`${date}T${time}Z`)));
