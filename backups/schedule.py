@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 
 from backups.errors import InvalidRequest
 
@@ -12,10 +12,14 @@ def check_schedule(cron: str, time_zone: str) -> None:
     """Raises InvalidRequest with the reason."""
     try:
         ZoneInfo(time_zone)
-    except (ZoneInfoNotFoundError, ValueError) as error:
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise InvalidRequest(f"“{time_zone}” is not a time zone; choose one such as Europe/Berlin.") from error
     if cron and (len(cron.split()) != 5 or not croniter.is_valid(cron)):
         raise InvalidRequest(f"“{cron}” is not a schedule; write five cron fields, such as 0 22 * * 1-5.")
+    try:
+        next_starts(cron, time_zone, datetime.now(UTC), 1)
+    except CroniterBadDateError as error:
+        raise InvalidRequest(f"“{cron}” names a day that never comes; choose another.") from error
 
 
 def next_starts(cron: str, time_zone: str, after: datetime, count: int) -> list[datetime]:

@@ -21,7 +21,7 @@ from backups.errors import (
     SnapshotFailed,
 )
 
-TRANSPORT_ERRORS = (OSError, http.client.HTTPException, ExpatError)
+TRANSPORT_ERRORS = (OSError, http.client.HTTPException, ExpatError, UnicodeError)
 
 _SENTENCES: tuple[tuple[type[Exception], type[PlatformError], str], ...] = (
     (
@@ -146,7 +146,7 @@ def unreachable(error: Exception, address: str) -> PlatformError:
         )
     if isinstance(error, ssl.SSLError):
         return PlatformUnreachable(f"{address} does not speak TLS as a vCenter does; check the address and the port.")
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, socket.gaierror | UnicodeError):
         return PlatformUnreachable(f"The name in {address} is not known; check the address for typing errors.")
     if isinstance(error, ConnectionRefusedError):
         return PlatformUnreachable(

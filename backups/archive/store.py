@@ -95,8 +95,7 @@ class FolderStore:
     def create(cls, root: Path) -> Self:
         """Makes the folder a repository; nothing to do if it is one."""
         root = Path(root)
-        if not (root / MARKER).exists():
-            _make_repository(root)
+        _make_repository(root)
         return cls(root)
 
     @classmethod
@@ -227,6 +226,8 @@ class FolderObject:
 
 def _make_repository(root: Path) -> None:
     try:
+        if (root / MARKER).exists():
+            return
         root.mkdir(mode=0o700, exist_ok=True)
         if any(path.name not in (UNFINISHED, "lost+found") for path in root.iterdir()):
             raise RepositoryUnavailable(f"{root} holds other files; choose an empty folder for the repository.")

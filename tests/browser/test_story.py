@@ -41,7 +41,7 @@ def test_from_a_plan_to_a_recovered_vapp(page: Page, installation: Installation)
     back_up(page, "acme-web", "Nightly")
     seen = watch(page)
     expect(page.locator("[data-live-state=succeeded]")).to_be_visible(timeout=LIVE_MS)
-    expect(page.locator(".lead-in")).to_contain_text("4 of 4 VMs backed up.")
+    expect(page.locator(".lead-in").first).to_contain_text("4 of 4 VMs backed up.")
     states = seen()
     assert len(states) > 1, "the page changed by itself, without a reload"
     assert installation.ask("snapshots") == []
@@ -54,7 +54,7 @@ def test_from_a_plan_to_a_recovered_vapp(page: Page, installation: Installation)
     expect(page.get_by_role("heading", name="What will happen")).to_be_visible()
     page.get_by_role("button", name="Start recovery").click()
     expect(page.locator("[data-live-state=succeeded]")).to_be_visible(timeout=LIVE_MS)
-    expect(page.locator(".lead-in")).to_contain_text("4 of 4 VMs recovered.")
+    expect(page.locator(".lead-in").first).to_contain_text("4 of 4 VMs recovered.")
     unequal = installation.ask("compare", "acme-web-copy")
     assert len(unequal) == 4
     assert not any(unequal.values()), unequal
@@ -72,7 +72,7 @@ def test_in_place_from_the_browser(page: Page, installation: Installation) -> No
     expect(page.get_by_text("powered off").first).to_be_visible()
     page.get_by_role("button", name="Overwrite and recover").click()
     expect(page.locator("[data-live-state=succeeded]")).to_be_visible(timeout=LIVE_MS)
-    expect(page.locator(".lead-in")).to_contain_text("4 of 4 VMs recovered.")
+    expect(page.locator(".lead-in").first).to_contain_text("4 of 4 VMs recovered.")
 
 
 def test_a_wrong_password_is_told(page: Page, installation: Installation) -> None:

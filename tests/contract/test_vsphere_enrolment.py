@@ -90,3 +90,9 @@ def test_no_password_shows_in_the_errors_or_the_connection(right: Connection) ->
     with pytest.raises(LoginFailed) as caught:
         connect(replace(right, username="nobody"))
     assert right.password not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["..", "a" * 64 + ".example", "no such name"])
+def test_a_name_that_cannot_be_one_is_told(host: str) -> None:
+    with pytest.raises(PlatformUnreachable, match="check the address"):
+        fetch_certificate(host, 443)

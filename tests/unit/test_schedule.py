@@ -49,6 +49,12 @@ def test_a_bad_schedule_is_refused_with_an_example(cron: str) -> None:
         check_schedule(cron, "UTC")
 
 
-def test_a_bad_time_zone_is_refused_with_an_example() -> None:
+@pytest.mark.parametrize("time_zone", ["Mars/Olympus", "Europe", "", "../etc/passwd"])
+def test_a_bad_time_zone_is_refused_with_an_example(time_zone: str) -> None:
     with pytest.raises(InvalidRequest, match="Europe/Berlin"):
-        check_schedule("", "Mars/Olympus")
+        check_schedule("", time_zone)
+
+
+def test_a_day_that_never_comes_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="never comes"):
+        check_schedule("0 0 31 2 *", "UTC")
