@@ -1,4 +1,4 @@
-"""Alice, who has never read a manual: from a plan in the browser to a vApp recovered, on a lab vCenter over the wire."""
+"""Alice, who never read a manual: from a plan in the browser to a vApp recovered, on a lab vCenter over the wire."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -99,6 +99,23 @@ def test_a_wrong_vcenter_address_says_what_to_check(page: Page, installation: In
     page.get_by_label("Port").fill("1")
     page.get_by_role("button", name="Look up").click()
     expect(page.get_by_role("alert")).to_contain_text("127.0.0.1")
+
+
+def test_a_wrong_vcenter_password_says_what_to_do_and_keeps_nothing(page: Page, installation: Installation) -> None:
+    sign_in(page, installation, "provider")
+    page.get_by_role("link", name="vCenters", exact=True).click()
+    page.get_by_role("link", name="Enrol").first.click()
+    page.get_by_label("Address").fill(installation.lab["host"])
+    page.get_by_label("Port").fill(str(installation.lab["port"]))
+    page.get_by_role("button", name="Look up").click()
+    page.get_by_label("Name", exact=True).fill("Second")
+    page.get_by_label("User", exact=True).fill(installation.lab["username"])
+    page.get_by_label("Password").fill("not this one")
+    page.get_by_label("The fingerprint is that of this vCenter").check()
+    page.get_by_role("button", name="Enrol").click()
+    expect(page.get_by_role("alert")).to_contain_text("password")
+    page.get_by_role("link", name="vCenters", exact=True).click()
+    expect(page.get_by_text("Second")).to_have_count(0)
 
 
 def watch(page: Page):  # type: ignore[no-untyped-def]
