@@ -4,7 +4,7 @@ from datetime import datetime
 
 from django.contrib.auth.models import User
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Count, QuerySet
 from django.utils import timezone
 
 from backups.errors import Conflict, InvalidRequest
@@ -37,15 +37,13 @@ def recovery_points(tenant: Tenant, vapp_name: str) -> list[RecoveryPoint]:
     for archive in archives.exclude(run=None).select_related("run").order_by("vm_name"):
         if archive.run:
             by_run.setdefault(archive.run, []).append(archive)
+    items = RunItem.objects.for_tenant(tenant).filter(run__in=by_run, vapp_name=vapp_name).order_by()
+    vms_in = dict(items.values_list("run").annotate(Count("pk")))
     points = [
-        RecoveryPoint(run, min(a.backup_time for a in mine), mine, len(mine) == _vms_in(run, vapp_name))
+        RecoveryPoint(run, min(a.backup_time for a in mine), mine, len(mine) == vms_in.get(run.pk, 0))
         for run, mine in by_run.items()
     ]
     return sorted(points, key=lambda point: point.backup_time, reverse=True)
-
-
-def _vms_in(run: Run, vapp_name: str) -> int:
-    return run.items.filter(vapp_name=vapp_name).count()
 
 
 def start_recovery(
