@@ -1,6 +1,8 @@
 """Everything that differs between installations comes from the environment; README.md lists the variables."""
 
+import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 import environ
@@ -14,13 +16,16 @@ HOTFIRST_HOME.mkdir(parents=True, exist_ok=True)
 
 
 def secret_file(name: str) -> str:
-    """A secret of this installation, made at the first start and readable by its owner alone."""
+    """A secret of this installation, made at the first start and readable by its owner alone. Of two processes that
+    start at once one makes it, and both read it."""
     path = HOTFIRST_HOME / name
     if not path.exists():
-        fresh = path.with_suffix(".new")
+        fresh = HOTFIRST_HOME / f"{name}.{os.getpid()}"
         fresh.touch(mode=0o600)
         fresh.write_text(secrets.token_urlsafe(48))
-        fresh.rename(path)
+        with suppress(FileExistsError):
+            path.hardlink_to(fresh)
+        fresh.unlink()
     return path.read_text()
 
 
