@@ -146,7 +146,9 @@ TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "static/"
 STATICFILES_DIRS = [BASE_DIR / "static"]
-STATIC_ROOT = BASE_DIR / "static-root"
+# Files are served from where they lie; the folder must be there, and stays empty.
+STATIC_ROOT = HOTFIRST_HOME / "static"
+STATIC_ROOT.mkdir(exist_ok=True)
 WHITENOISE_USE_FINDERS = True
 
 Q_CLUSTER = {
