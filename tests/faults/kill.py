@@ -1,6 +1,7 @@
 """Kills workers in the middle of runs and looks for what was lost.
 
-`python -m tests.faults.kill --rounds N` starts a lab vCenter and a worker on a database of its own. In each round it
+`python -m tests.faults.kill --rounds N` starts a lab vCenter and a worker on a SQLite database of its own, or on the
+one that DATABASE_URL names (`python -m tests.with_postgres -- python -m tests.faults.kill`). In each round it
 starts a run, kills -9 one process of the worker, or all of them, at a random moment, starts the worker again if need
 be, and waits for the end. Prints one JSON object: rounds, and how many archives were lost, snapshots left, runs hung
 and VMs archived twice.
@@ -30,7 +31,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hotfirst-kill-") as home:
         os.environ |= {"HOTFIRST_HOME": home, "DJANGO_SETTINGS_MODULE": "portal.settings", "LOG_LEVEL": "ERROR"}
-        os.environ |= {"HOTFIRST_LEASE_S": str(LEASE_S), "HOTFIRST_LOAD_WINDOW_S": "5", "DATABASE_URL": ""}
+        os.environ |= {"HOTFIRST_LEASE_S": str(LEASE_S), "HOTFIRST_LOAD_WINDOW_S": "5"}
         found = _rounds(Path(home), options.rounds, random.Random(options.seed))
     print(json.dumps(found))
     return 0 if not any(found[name] for name in ("lost", "snapshots_left", "hung", "doubled")) else 1
