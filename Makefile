@@ -13,7 +13,7 @@ test: $(VENV)/.installed-dev
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(RUN) manage.py makemigrations --check --dry-run
-	$(RUN) -m pytest $(ARGS)
+	DATABASE_URL= $(RUN) -m pytest $(ARGS)
 	$(RUN) -m tests.with_postgres -- $(RUN) -m pytest -m database $(ARGS)
 
 $(VENV)/bin/python:

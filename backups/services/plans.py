@@ -110,5 +110,14 @@ def _set_plan(tenant: Tenant, vapps: list[VApp], vms: list[Vm], plan: Plan | Non
 
 def vms_of(plan: Plan) -> QuerySet[Vm]:
     """The VMs that the plan protects now: its own, and those of its vApps without a plan of their own."""
+    return _applied(plan).filter(vanished_at=None)
+
+
+def gone_from(plan: Plan) -> QuerySet[Vm]:
+    """The VMs that the plan would protect were they still in vCenter."""
+    return _applied(plan).exclude(vanished_at=None)
+
+
+def _applied(plan: Plan) -> QuerySet[Vm]:
     applied = Q(plan=plan) | Q(plan=None, vapp__plan=plan)
-    return Vm.objects.for_tenant(plan.tenant).filter(applied, vanished_at=None).select_related("vapp", "vcenter")
+    return Vm.objects.for_tenant(plan.tenant).filter(applied).select_related("vapp", "vcenter")

@@ -34,7 +34,7 @@ def recovery_points(tenant: Tenant, vapp_name: str) -> list[RecoveryPoint]:
     """Newest first."""
     archives = Archive.objects.for_tenant(tenant).filter(vapp_name=vapp_name, state=ArchiveState.GOOD)
     by_run: dict[Run, list[Archive]] = {}
-    for archive in archives.exclude(run=None).select_related("run").order_by("vm_name"):
+    for archive in archives.exclude(run=None).select_related("run", "vm__vcenter").order_by("vm_name"):
         if archive.run:
             by_run.setdefault(archive.run, []).append(archive)
     items = RunItem.objects.for_tenant(tenant).filter(run__in=by_run, vapp_name=vapp_name).order_by()
@@ -58,7 +58,7 @@ def start_recovery(
 ) -> Recovery:
     """One archive per VM. With `vapp_name` a whole vApp is recovered, as new under `new_name`; without it, the VMs
     alone. The work itself is a worker's."""
-    _check(tenant, archives, mode, vapp_name, new_name)
+    check_recovery(tenant, archives, mode, vapp_name, new_name)
     vcenter = archives[0].vm.vcenter
     with exclusive(f"recover {vcenter.pk}"):
         _refuse_overlap(archives, mode)
@@ -89,7 +89,10 @@ def start_recovery(
     return recovery
 
 
-def _check(tenant: Tenant, archives: Sequence[Archive], mode: str, vapp_name: str, new_name: str) -> None:
+def check_recovery(
+    tenant: Tenant, archives: Sequence[Archive], mode: str, vapp_name: str = "", new_name: str = ""
+) -> None:
+    """Raises InvalidRequest with what cannot be, as far as is known before anything is begun."""
     if not archives:
         raise InvalidRequest("Choose at least one archive to recover.")
     if any(archive.tenant_id != tenant.pk for archive in archives):
@@ -102,6 +105,9 @@ def _check(tenant: Tenant, archives: Sequence[Archive], mode: str, vapp_name: st
         raise InvalidRequest("These VMs lie in different vCenters; recover those of each vCenter by themselves.")
     if mode not in RecoveryMode.values:
         raise InvalidRequest("Recover either in place, or as new.")
+    gone = next((archive for archive in archives if archive.vm.vanished_at), None)
+    if mode == RecoveryMode.IN_PLACE and gone:
+        raise InvalidRequest(f"{gone.vm_name} is no longer in vCenter; recover it as new instead.")
     if mode == RecoveryMode.AS_NEW and vapp_name:
         _check_new_vapp(archives[0], new_name)
 

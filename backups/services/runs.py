@@ -16,7 +16,7 @@ from backups.report import Done, report
 from backups.services import audit
 from backups.services.archives import apply_retention
 from backups.services.audit import Actor
-from backups.services.plans import vms_of
+from backups.services.plans import gone_from, vms_of
 
 log = logging.getLogger(__name__)
 COPIED = ("repository", "policy", "batch_size", "readers", "quiesce")
@@ -27,13 +27,32 @@ def start_run(actor: Actor, plan: Plan, vms: "list[Vm] | None" = None, scheduled
     protected = {vm.pk: vm for vm in vms_of(plan)}
     chosen = list(protected.values()) if vms is None else [protected[vm.pk] for vm in vms if vm.pk in protected]
     if not chosen:
-        raise InvalidRequest(f"The plan {plan.name} has no VMs to back up; apply it to a vApp or a VM first.")
+        raise InvalidRequest(_why_nothing(plan))
     with exclusive(f"plan {plan.pk}"):
         if plan.runs.exclude(state__in=RUN_FINAL).exists():
             raise Conflict(f"A run of {plan.name} is going on; wait until it ends, or cancel it.")
         if scheduled_for and plan.runs.filter(scheduled_for=scheduled_for).exists():
             raise Conflict(f"This start of {plan.name} has been made already.")
         return _create(actor, plan, chosen, scheduled_for)
+
+
+def _why_nothing(plan: Plan) -> str:
+    gone = gone_from(plan)
+    if gone:
+        names = ", ".join(vm.name for vm in gone[:5])
+        return f"{names} of the plan {plan.name} are no longer in vCenter; recover them, or apply the plan to others."
+    return f"The plan {plan.name} has no VMs to back up; apply it to a vApp or a VM first."
+
+
+def record_missed(plan: Plan, slot: datetime, error: HotfirstError) -> None:
+    """A start that could not be made is shown as a failed run, so that nobody believes he is safe."""
+    copied = {name: getattr(plan, name) for name in COPIED}
+    told = {"message": str(error), "error_code": error.code, "finished_at": timezone.now()}
+    Run.objects.get_or_create(
+        plan=plan,
+        scheduled_for=slot,
+        defaults={"tenant": plan.tenant, "plan_name": plan.name, "state": RunState.FAILED, **copied, **told},
+    )
 
 
 def _create(actor: Actor, plan: Plan, vms: list[Vm], scheduled_for: datetime | None) -> Run:

@@ -22,26 +22,35 @@ def look_up_certificate(host: str, port: int) -> tuple[str, str]:
 
 def enrol_vcenter(actor: Actor, *, password: str, **fields: Any) -> VCenter:
     """`fields`: name, host, port, username, certificate_pem. Logs in and reads the inventory before anything is
-    kept, so that a wrong address, certificate or password leaves nothing behind."""
-    if VCenter.objects.filter(name=fields["name"]).exists():
-        raise InvalidRequest(f"There is a vCenter named {fields['name']} already; choose another name.")
+    kept, so that a wrong address, certificate or password changes nothing. Under the name that it has already, the
+    same vCenter is enrolled again: that is how its address, certificate or password is changed."""
+    known = VCenter.objects.filter(name=fields["name"]).first()
     vcenter = VCenter(**fields)
+    if known:
+        vcenter.pk, vcenter.synced_at = known.pk, known.synced_at
     vcenter.sealed_password = seal(password.encode(), vcenter.pk, "vcenter password")
     with connect(vcenter) as platform:
         seen = platform.inventory()
-    _refuse_twice(vcenter, seen.instance_uuid)
+    _refuse_another(known, fields["name"], seen.instance_uuid)
     with transaction.atomic():
         vcenter.instance_uuid = seen.instance_uuid
-        vcenter.save(force_insert=True)
-        audit.record(actor, None, "vcenter.enrol", vcenter.name, host=vcenter.host, port=vcenter.port)
+        vcenter.save(force_insert=known is None, force_update=known is not None)
+        action = "vcenter.enrol_again" if known else "vcenter.enrol"
+        audit.record(actor, None, action, vcenter.name, host=vcenter.host, port=vcenter.port)
         inventory.store(vcenter, seen)
     return vcenter
 
 
-def _refuse_twice(vcenter: VCenter, instance_uuid: str) -> None:
-    twin = VCenter.objects.filter(instance_uuid=instance_uuid).exclude(pk=vcenter.pk).first()
+def _refuse_another(known: VCenter | None, name: str, instance_uuid: str) -> None:
+    """A name stays with its vCenter, and a vCenter with its name."""
+    if known and known.instance_uuid != instance_uuid:
+        raise InvalidRequest(f"There is another vCenter named {name} already; choose another name.")
+    twin = VCenter.objects.filter(instance_uuid=instance_uuid).exclude(name=name).first()
     if twin:
-        raise InvalidRequest(f"This vCenter is enrolled already, under the name {twin.name}.")
+        raise InvalidRequest(
+            f"This vCenter is enrolled already, under the name {twin.name}; to change its address, certificate or "
+            "password, enrol it again under that name."
+        )
 
 
 @contextmanager

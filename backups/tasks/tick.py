@@ -7,7 +7,7 @@ from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from backups.errors import HotfirstError
+from backups.errors import HotfirstError, InvalidRequest
 from backups.events import publish
 from backups.leases import DRAIN, NO_LEASE
 from backups.models import Event, Plan, Recovery, Run, RunItem, SnapshotRecord, VCenter
@@ -16,7 +16,14 @@ from backups.models.runs import HOLDING, RUN_FINAL, ItemState
 from backups.schedule import latest_start, next_starts
 from backups.services.loads import measure_items, set_priorities
 from backups.services.recoveries import hint_recovery
-from backups.services.runs import cancel_open_items, finish_if_done, hint_coordinator, hint_readers, start_run
+from backups.services.runs import (
+    cancel_open_items,
+    finish_if_done,
+    hint_coordinator,
+    hint_readers,
+    record_missed,
+    start_run,
+)
 from backups.services.vcenters import connect
 
 log = logging.getLogger(__name__)
@@ -58,6 +65,8 @@ def start_due_plans(now: datetime) -> None:
 def _start(plan: Plan, slot: datetime) -> None:
     try:
         start_run(None, plan, scheduled_for=slot)
+    except InvalidRequest as error:
+        record_missed(plan, slot, error)
     except HotfirstError as error:
         log.warning("the start of %s at %s was left out: %s", plan, slot, error)
 

@@ -13,7 +13,7 @@ from backups.errors import InvalidRequest
 from backups.models import Archive, Recovery, Role, Tenant, Vm
 from backups.models.archives import ArchiveState
 from backups.models.recoveries import RecoveryMode
-from backups.services.recoveries import recovery_points, start_recovery
+from backups.services.recoveries import check_recovery, recovery_points, start_recovery
 from portal.access import enter, role_in, tenant_view
 from portal.forms import RecoveryForm, TargetForm
 from portal.views.consequences import consequences
@@ -72,7 +72,19 @@ def review(request: HttpRequest, tenant: Tenant) -> HttpResponse:
         return _ask(request, targets, options)
     if request.method == "POST":
         return _start(request, tenant, targets, options.cleaned_data)
+    if _refused(tenant, targets, options.cleaned_data):
+        return _ask(request, targets, options)
     return _say(request, targets, options.cleaned_data)
+
+
+def _refused(tenant: Tenant, targets: list[Target], options: dict[str, Any]) -> bool:
+    """What cannot be is said before anybody is asked to confirm it."""
+    for target, order in zip(targets, _orders(targets, options), strict=True):
+        try:
+            check_recovery(tenant, list(target.chosen.archives), order["mode"], order["vapp_name"], order["new_name"])
+        except InvalidRequest as error:
+            target.form.add_error(None, str(error))
+    return any(target.form.errors for target in targets)
 
 
 def _options(request: HttpRequest, tenant: Tenant, data: QueryDict | None) -> RecoveryForm:

@@ -102,7 +102,7 @@ def _phases(item: RunItem, now: datetime) -> list[tuple[str, datetime, datetime]
     read = item.archived_at or item.removing_at
     marks = [("waiting", item.snapshot_at), ("archiving", item.archiving_at), ("removing", read)]
     begun = [(kind, at) for kind, at in marks if at]
-    if not begun:
+    if not item.snapshot_at:
         return []
     ends = [at for _, at in begun[1:]] + [end]
     return [(kind, at, max(until, at)) for (kind, at), until in zip(begun, ends, strict=True)]

@@ -38,7 +38,7 @@ def test_a_run_that_has_ended_asks_for_no_more(at_acme: Browser, ours: World) ->
     Run.objects.update(state="succeeded", report=report, message="1 of 1 VMs backed up.", finished_at=datetime.now(UTC))
     page = at_acme.sees(f"runs/{ours.ids['run_id']}/")
     assert "data-final" in page
-    assert "What the order saved" in page
+    assert "What the order cost" in page
     assert "Idlest first" in page
     assert "Cancel now" not in page
 

@@ -1,11 +1,14 @@
 import pytest
 
 from backups.errors import Conflict, InvalidRequest
-from backups.models import AuditEntry, Plan, Tenant, VApp, Vm
+from backups.models import AuditEntry, Plan, Tenant, VApp, VCenter, Vm
 from backups.services import audit
 from backups.services.inventory import assign_vapp, refresh
 from backups.services.plans import apply_plan, change_plan, create_plan, delete_plan, revoke_plan, vms_of
+from backups.services.vcenters import enrol_vcenter
 from tests.fakes.platform import FakePlatform
+
+ADDRESS = {"host": "fake", "port": 443, "username": "backup", "certificate_pem": "-"}
 
 pytestmark = pytest.mark.django_db
 
@@ -112,3 +115,21 @@ def test_a_removed_audit_entry_shows(plan: Plan) -> None:
 
 def test_no_secret_is_in_the_audit_log(plan: Plan) -> None:
     assert "hunter-two" not in " ".join(str(entry.detail) for entry in AuditEntry.objects.all())
+
+
+def test_a_vcenter_enrolled_again_under_its_name_keeps_its_row_and_its_tenants(plan: Plan, vcenter) -> None:
+    again = enrol_vcenter(None, name="Fake", password="new one", **ADDRESS | {"username": "backup-2"})
+    assert again.pk == vcenter.pk
+    assert VCenter.objects.get().username == "backup-2"
+    assert vms_of(plan).count() == 3
+
+
+def test_one_vcenter_is_not_enrolled_under_two_names(vcenter) -> None:
+    with pytest.raises(InvalidRequest, match="under the name Fake"):
+        enrol_vcenter(None, name="Other", password="hunter-two", **ADDRESS)
+
+
+def test_a_name_stays_with_its_vcenter(vcenter) -> None:
+    VCenter.objects.update(instance_uuid="another")
+    with pytest.raises(InvalidRequest, match="another vCenter named Fake"):
+        enrol_vcenter(None, name="Fake", password="hunter-two", **ADDRESS)

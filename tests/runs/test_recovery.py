@@ -179,3 +179,10 @@ def test_a_recovery_point_says_when_a_vm_is_missing(plan: Plan, platform: FakePl
     point = recovery_points(plan.tenant, "shop")[0]
     assert not point.complete
     assert [a.vm_name for a in point.archives] == ["shop-db", "shop-idle"]
+
+
+def test_in_place_is_refused_at_once_for_a_vm_that_is_known_to_have_gone(acme, archives) -> None:
+    Vm.objects.filter(name="shop-web").update(vanished_at=archives[0].backup_time)
+    fresh = recovery_points(acme, "shop")[0].archives
+    with pytest.raises(InvalidRequest, match="recover it as new"):
+        in_place(acme, fresh)

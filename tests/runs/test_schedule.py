@@ -51,7 +51,16 @@ def test_a_due_plan_without_vms_harms_no_other(acme, plan: Plan) -> None:
     make_due(empty)
     make_due(plan)
     tick()
-    assert list(Run.objects.values_list("plan_name", flat=True)) == ["Nightly"]
+    assert Run.objects.get(plan=plan).state == "queued"
+
+
+def test_a_due_plan_whose_vms_have_gone_is_shown_as_a_failed_run(plan: Plan) -> None:
+    plan.tenant.vms.update(vanished_at=timezone.now())
+    make_due(plan)
+    tick()
+    run = Run.objects.get(plan=plan)
+    assert run.state == "failed"
+    assert "no longer in vCenter" in run.message
 
 
 def test_a_plan_that_runs_by_hand_never_starts_by_itself(plan: Plan) -> None:

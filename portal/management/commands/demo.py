@@ -1,10 +1,12 @@
+import fcntl
+import os
 import shutil
 import signal
 import time
 from argparse import ArgumentParser
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.request import urlopen
 
 from django.conf import settings
@@ -31,12 +33,25 @@ class Command(BaseCommand):
 
     def handle(self, *, once: bool, port: int, **_: Any) -> None:
         signal.signal(signal.SIGTERM, _interrupt)
+        os.umask(0o077)
+        lock = self._lock_home()
         self._make_home()
         with ExitStack() as stack:
             try:
                 self._tell(stack, once, port)
             except KeyboardInterrupt:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
                 self.stdout.write("\nStopping.")
+        lock.close()
+
+    def _lock_home(self) -> IO[str]:
+        """Two demos never share a folder: each empties it at its start."""
+        lock = (settings.HOTFIRST_HOME.parent / f"{settings.HOTFIRST_HOME.name}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CommandError("A demo is running in this folder already; stop it first.") from error
+        return lock
 
     def _make_home(self) -> None:
         """Only a demo's folder is ever emptied."""
