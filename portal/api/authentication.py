@@ -9,7 +9,7 @@ class TokenAuthentication(KnoxTokenAuthentication):
     """`Authorization: Bearer hf_…`; `request.auth` is then the ApiToken, which limits its user."""
 
 
-class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+class TokenScheme(OpenApiAuthenticationExtension):
     target_class = "portal.api.authentication.TokenAuthentication"
     name = "token"
 

@@ -6,6 +6,8 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.test import Client
 
 from backups.models import Plan, Recovery, Repository, Role, Run, Tenant, VApp, VCenter, Vm
@@ -230,3 +232,14 @@ def test_the_document_is_there_for_all(client: Client) -> None:
     page = client.get("/api/v1/docs/")
     assert page.status_code == 200
     assert "unsafe-inline" not in page.headers["Content-Security-Policy"].partition("script-src")[2].partition(";")[0]
+
+
+def test_the_providers_token_is_made_by_command(client: Client, acme: Tenant, peggy: User, capsys: Any) -> None:
+    call_command("createtoken", "peggy")
+    headers = {"Authorization": f"Bearer {capsys.readouterr().out.strip()}"}
+    assert client.get("/api/v1/provider/tenants/", headers=headers).status_code == 200
+
+
+def test_no_token_of_the_provider_is_made_for_others(acme: Tenant, alice: User) -> None:
+    with pytest.raises(CommandError, match="not provider staff"):
+        call_command("createtoken", "alice")
