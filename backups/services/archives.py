@@ -39,7 +39,8 @@ def verify_archive(actor: Actor, archive: Archive) -> bool:
     except ArchiveDamaged:
         state = ArchiveState.DAMAGED
     with transaction.atomic():
-        Archive.objects.filter(pk=archive.pk).update(state=state, verified_at=timezone.now())
+        kept = Archive.objects.filter(pk=archive.pk).exclude(state=ArchiveState.DELETED)
+        kept.update(state=state, verified_at=timezone.now())
         audit.record(actor, archive.tenant, "archive.verify", str(archive), archive=str(archive.pk), state=state)
     return state == ArchiveState.GOOD
 

@@ -3,6 +3,7 @@
 from uuid import UUID, uuid5
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from backups.archive import gc
@@ -11,9 +12,10 @@ from backups.archive.store import FolderStore
 from backups.archive.writer import ArchiveWriter
 from backups.engine.archiving import FIRST, Archived, archive_vm
 from backups.engine.watch import Watch
-from backups.errors import ArchiveDamaged, ArchiveMissing, Interrupted
-from backups.models import Archive, RunItem
+from backups.errors import ArchiveDamaged, ArchiveMissing, Conflict, Interrupted
+from backups.models import Archive, RecoveryItem, RunItem
 from backups.models.archives import ArchiveState
+from backups.models.recoveries import RecoveryMode
 from backups.models.runs import ItemState
 from backups.platform import Platform, Snapshot
 from backups.services.repositories import open_store
@@ -22,6 +24,8 @@ from backups.services.tenants import writing_keys
 
 def archive_item(item: RunItem, platform: Platform, watch: Watch) -> None:
     """Moves the item to `removing`: only then does the archive count, and only then may the snapshot go."""
+    if item.vm.tenant_id != item.tenant_id:
+        raise Conflict(f"{item.vm_name} no longer belongs to this tenant, so it is not archived for it.")
     store, keys = open_store(item.run.repository), writing_keys(item.tenant)
     _clear_earlier_attempts(item, store)
     vapp = platform.describe_vapp(item.vm.vapp.ref) if item.vm.vapp else None
@@ -41,13 +45,15 @@ def archive_item(item: RunItem, platform: Platform, watch: Watch) -> None:
                 watch=watch,
             )
 
-    last = _last(item)
+    last, why_full = _last(item), FIRST
+    if last and _recovered_since(last):
+        last, why_full = None, "The VM was recovered in place since its last archive."
     try:
-        archived = archive(ArchiveReader(store, keys, str(last.pk)) if last else None)
+        archived = archive(ArchiveReader(store, keys, str(last.pk)) if last else None, why_full)
     except (ArchiveDamaged, ArchiveMissing):
         if last is None:
             raise
-        Archive.objects.filter(pk=last.pk).update(state=ArchiveState.DAMAGED)
+        Archive.objects.filter(pk=last.pk, state=ArchiveState.GOOD).update(state=ArchiveState.DAMAGED)
         archived = archive(None, f"The archive of {last.backup_time:%Y-%m-%d %H:%M} UTC is damaged.")
     with transaction.atomic():
         row = _record(item, archive_id, archived)
@@ -68,11 +74,24 @@ def _clear_earlier_attempts(item: RunItem, store: FolderStore) -> None:
 
 
 def _last(item: RunItem) -> Archive | None:
-    """The VM's last good archive in this repository."""
+    """The VM's last good archive in this repository from before the item's snapshot: a later one, of another run,
+    would put bytes of the future into this archive."""
     good = Archive.objects.filter(
         vm=item.vm, tenant=item.tenant, repository=item.run.repository, state=ArchiveState.GOOD
     )
+    if item.snapshot_at:
+        good = good.filter(backup_time__lt=item.snapshot_at)
     return good.order_by("-backup_time").first()
+
+
+def _recovered_since(last: Archive) -> bool:
+    """Files that are put on a datastore go past vSphere's change tracking. By our own clock: backup times are
+    vCenter's."""
+    in_place = RecoveryItem.objects.filter(archive__vm=last.vm_id, recovery__mode=RecoveryMode.IN_PLACE)
+    begun = in_place.exclude(started_at=None)
+    if last.run is None:
+        return begun.exists()
+    return begun.filter(Q(finished_at=None) | Q(finished_at__gt=last.run.created_at)).exists()
 
 
 def _snapshot(item: RunItem) -> Snapshot:

@@ -53,7 +53,7 @@ def _store_vapps(vcenter: VCenter, seen: Inventory) -> dict[str, VApp]:
 
 
 def _store_vms(vcenter: VCenter, seen: Inventory, vapps: dict[str, VApp]) -> None:
-    known = {vm.instance_uuid: vm for vm in Vm.objects.filter(vcenter=vcenter)}
+    known = {vm.instance_uuid: vm for vm in Vm.objects.select_for_update().filter(vcenter=vcenter)}
     for vm in seen.vms:
         row = known.get(vm.uuid) or Vm(vcenter=vcenter, instance_uuid=vm.uuid)
         _copy(vm, row, vapps.get(vm.vapp_ref or ""))
@@ -67,8 +67,8 @@ def _copy(vm: PlatformVm, row: Vm, vapp: VApp | None) -> None:
     row.ref, row.name, row.host, row.datastore = vm.ref, vm.name, vm.host, vm.datastore
     row.powered_on, row.capacity_bytes, row.vanished_at = vm.powered_on, vm.capacity_bytes, None
     row.vapp = vapp
-    if vapp:
-        row.tenant = vapp.tenant
+    if vapp and row.tenant_id != vapp.tenant_id:
+        row.tenant, row.plan = vapp.tenant, None
 
 
 @transaction.atomic

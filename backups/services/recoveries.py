@@ -10,7 +10,7 @@ from django.utils import timezone
 from backups.errors import Conflict, InvalidRequest
 from backups.events import publish
 from backups.locks import exclusive
-from backups.models import Archive, Recovery, RecoveryItem, Run, RunItem, Tenant, VApp
+from backups.models import Archive, Recovery, RecoveryItem, Run, RunItem, Tenant, VApp, VCenter
 from backups.models.archives import ArchiveState
 from backups.models.recoveries import RECOVERY_FINAL, RecoveryMode, RecoveryState
 from backups.models.runs import HOLDING
@@ -62,6 +62,7 @@ def start_recovery(
     vcenter = archives[0].vm.vcenter
     with exclusive(f"recover {vcenter.pk}"):
         _refuse_overlap(archives, mode)
+        _refuse_same_name(vcenter, mode, vapp_name, new_name)
         recovery = Recovery.objects.create(
             tenant=tenant,
             vcenter=vcenter,
@@ -105,6 +106,9 @@ def check_recovery(
         raise InvalidRequest("These VMs lie in different vCenters; recover those of each vCenter by themselves.")
     if mode not in RecoveryMode.values:
         raise InvalidRequest("Recover either in place, or as new.")
+    lost = next((archive for archive in archives if archive.vm.tenant_id != tenant.pk), None)
+    if mode == RecoveryMode.IN_PLACE and lost:
+        raise InvalidRequest(f"{lost.vm_name} no longer belongs to this tenant; recover it as new instead.")
     gone = next((archive for archive in archives if archive.vm.vanished_at), None)
     if mode == RecoveryMode.IN_PLACE and gone:
         raise InvalidRequest(f"{gone.vm_name} is no longer in vCenter; recover it as new instead.")
@@ -130,6 +134,14 @@ def _refuse_overlap(archives: Sequence[Archive], mode: str) -> None:
         raise Conflict(f"{held.vm_name} is being backed up; wait until that ends, or cancel the run.")
 
 
+def _refuse_same_name(vcenter: VCenter, mode: str, vapp_name: str, new_name: str) -> None:
+    if mode != RecoveryMode.AS_NEW or not vapp_name:
+        return
+    going_on = Recovery.objects.filter(vcenter=vcenter, new_name=new_name).exclude(vapp_name="")
+    if going_on.exclude(state__in=RECOVERY_FINAL).exists():
+        raise Conflict(f"A vApp is being recovered as {new_name} already; choose another name.")
+
+
 def in_place_now() -> QuerySet[RecoveryItem]:
     going_on = RecoveryItem.objects.filter(recovery__mode=RecoveryMode.IN_PLACE)
     return going_on.exclude(recovery__state__in=RECOVERY_FINAL)
@@ -152,6 +164,7 @@ def hint_recovery(recovery: Recovery) -> None:
 
 def end_recovery(recovery: Recovery) -> None:
     """Failed if any of its VMs failed; the sentence counts them."""
+    recovery.refresh_from_db(fields=["cancelled"])
     items = list(recovery.items.all())
     good = sum(item.state == RecoveryState.SUCCEEDED for item in items)
     state = RecoveryState.SUCCEEDED if good == len(items) else RecoveryState.FAILED

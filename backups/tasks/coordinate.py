@@ -4,7 +4,6 @@ import logging
 from contextlib import ExitStack
 from datetime import timedelta
 
-from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
@@ -14,6 +13,7 @@ from backups.engine.snapshotting import snapshot_all
 from backups.errors import HotfirstError, Interrupted, NotFound
 from backups.events import publish
 from backups.leases import DRAIN, Heartbeat, lease_fields, release
+from backups.locks import exclusive
 from backups.models import Run, RunItem, SnapshotRecord, VCenter
 from backups.models.runs import CancelMode, ItemState, RunState
 from backups.platform import Platform, Quiesce, Snapshot, SnapshotOrder
@@ -36,6 +36,8 @@ def coordinate(run_id: str) -> None:
             _take_batches(run, beat)
     except Interrupted as error:
         log.info("coordinating %s stopped: %s", run.pk, error)
+    except HotfirstError as error:
+        _take_failure(run, error)
     except Exception:
         log.exception("coordinating %s", run.pk)
         _take_bug(run)
@@ -83,6 +85,16 @@ def _take_batches(run: Run, beat: Heartbeat) -> None:
             _snapshot_batch(run, [i for i in queued if i.vm.vcenter in platforms], platforms, beat)
 
 
+def _take_failure(run: Run, error: HotfirstError) -> None:
+    """Trouble with vCenter between two steps: tried again later, and in the end told in its own words."""
+    if error.retryable and run.failures + 1 < MAX_FAILURES:
+        _try_later(run, error)
+        return
+    for item in _unfinished(run):
+        if item.state in (ItemState.QUEUED, ItemState.SNAPSHOTTING):
+            _fail(item, error)
+
+
 def _take_bug(run: Run) -> None:
     """Tried again a few times; then the items end, and the run with them."""
     run.mine().update(failures=F("failures") + 1)
@@ -127,8 +139,11 @@ def _try_later(run: Run, error: HotfirstError) -> None:
 def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Platform], beat: Heartbeat) -> None:
     for item in queued:
         if item.state == ItemState.SNAPSHOTTING:
-            _clear_abandoned(item, platforms[item.vm.vcenter])
-    queued = _skip_recovering(queued)
+            try:
+                _clear_abandoned(item, platforms[item.vm.vcenter])
+            except HotfirstError as error:
+                _fail(item, error)
+    queued = _skip_untouchable(queued)
     for vcenter, platform in platforms.items():
         measure_items(platform, [item for item in queued if item.vm.vcenter == vcenter])
     set_priorities(run.policy, queued)
@@ -138,14 +153,17 @@ def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Pl
         _snapshot(run, platform, vcenter, [item for item in batch if item.vm.vcenter == vcenter])
 
 
-def _skip_recovering(items: list[RunItem]) -> list[RunItem]:
-    """A VM that is being overwritten has no state worth an archive."""
+def _skip_untouchable(items: list[RunItem]) -> list[RunItem]:
+    """A VM that is being overwritten has no state worth an archive; one that changed hands is not this tenant's."""
     recovering = set(in_place_now().values_list("archive__vm", flat=True))
     for item in items:
-        if item.vm_id in recovering:
+        if item.vm.tenant_id != item.tenant_id:
+            told = f"{item.vm_name} no longer belongs to this tenant."
+            item.transition(ItemState.SKIPPED, message=told, finished_at=timezone.now())
+        elif item.vm_id in recovering:
             told = f"{item.vm_name} is being recovered in place; the next run backs it up."
             item.transition(ItemState.SKIPPED, message=told, finished_at=timezone.now())
-    return [item for item in items if item.vm_id not in recovering]
+    return [item for item in items if item.state == ItemState.QUEUED]
 
 
 def _clear_abandoned(item: RunItem, platform: Platform) -> None:
@@ -181,16 +199,16 @@ def _snapshot(run: Run, platform: Platform, vcenter: VCenter, items: list[RunIte
     publish(run.pk, {"state": "waiting", "vms": len(orders)})
 
 
-@transaction.atomic
 def _journal(item: RunItem, vcenter: VCenter, batch: int) -> bool:
-    """Written before the snapshot is asked for, so that no kill can leave one that nobody knows of."""
-    attempt = item.snapshot_attempt + 1
-    name = f"hotfirst-{item.pk}-{attempt}"
-    if not item.transition(
-        ItemState.SNAPSHOTTING, snapshot_attempt=attempt, snapshot_name=name, batch=batch, reason=""
-    ):
-        return False
-    SnapshotRecord.objects.create(name=name, vcenter=vcenter, vm_ref=item.vm.ref, item=item)
+    """Written before the snapshot is asked for, so that no kill can leave one that nobody knows of. The attempt
+    rises, so that a coordinator that was overtaken settles nothing. Under the lock that a recovery starts under."""
+    number = item.snapshot_attempt + 1
+    name = f"hotfirst-{item.pk}-{number}"
+    fields = {"attempt": item.attempt + 1, "snapshot_attempt": number, "snapshot_name": name, "batch": batch}
+    with exclusive(f"recover {vcenter.pk}"):
+        if not _skip_untouchable([item]) or not item.transition(ItemState.SNAPSHOTTING, reason="", **fields):
+            return False
+        SnapshotRecord.objects.create(name=name, vcenter=vcenter, vm_ref=item.vm.ref, item=item)
     return True
 
 

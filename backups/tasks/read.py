@@ -51,11 +51,12 @@ def claim() -> RunItem | None:
 def _waiting(free: Q) -> QuerySet[RunItem]:
     """Under the run's cap of readers; the tenant with the fewest busy readers first, so that none starves while
     no reader idles; then by priority."""
-    busy = RunItem.objects.filter(state=ItemState.ARCHIVING).order_by()
+    removing = Q(state=ItemState.REMOVING, lease_until__gt=timezone.now()) & ~Q(lease_owner="")
+    busy = RunItem.objects.filter(Q(state=ItemState.ARCHIVING) | removing).order_by()
     in_run = busy.filter(run=OuterRef("run")).values("run").annotate(n=Count("pk")).values("n")
     in_tenant = busy.filter(tenant=OuterRef("tenant")).values("tenant").annotate(n=Count("pk")).values("n")
     return (
-        RunItem.objects.filter(free, state=ItemState.WAITING, run__state=RunState.RUNNING)
+        RunItem.objects.filter(free, state=ItemState.WAITING, run__state=RunState.RUNNING, run__cancel=CancelMode.NONE)
         .annotate(busy_in_run=Coalesce(Subquery(in_run), 0), busy_in_tenant=Coalesce(Subquery(in_tenant), 0))
         .filter(busy_in_run__lt=F("run__readers"))
         .order_by("busy_in_tenant", "-priority", "vm_name")
@@ -133,7 +134,9 @@ def _take_failure(item: RunItem, error: HotfirstError) -> None:
 
 def _remove(item: RunItem, platform: Platform) -> None:
     """At once, before this reader takes its next item."""
-    item.mine().update(removing_at=Coalesce("removing_at", timezone.now()))
+    if not item.mine().update(removing_at=Coalesce("removing_at", timezone.now())):
+        # Overtaken, or the archive's commit failed: without its row the snapshot is all there is.
+        return
     platform.remove_snapshot(item.snapshot_name, item.vm.ref)
     now = timezone.now()
     with transaction.atomic():

@@ -52,8 +52,8 @@ def recover(recovery_id: str) -> None:
         with Heartbeat(recovery, should_stop=lambda: _cancelled(recovery)) as beat:
             with connect(recovery.vcenter) as platform:
                 _carry_out(recovery, platform, beat)
-        end_recovery(recovery)
         _take_over(recovery)
+        end_recovery(recovery)
     except Interrupted as error:
         _take_interruption(recovery, error)
     except HotfirstError as error:
@@ -107,6 +107,11 @@ def _vapp_config(item: RecoveryItem) -> VAppConfig:
 
 
 def _make_vapp(recovery: Recovery, platform: Platform, item: RecoveryItem) -> None:
+    seen = platform.inventory()
+    twin = next((vapp for vapp in seen.vapps if vapp.name == recovery.new_name), None)
+    # A later attempt may find the empty one that an earlier one made.
+    if twin and (recovery.attempt == 1 or any(vm.vapp_ref == twin.ref for vm in seen.vms)):
+        raise RecoveryRefused(f"There is a vApp named {recovery.new_name} already; choose another name.")
     target = _target(platform, item, None)
     ref = platform.create_vapp(_vapp_config(item), recovery.new_name, target.host_ref)
     Recovery.objects.filter(pk=recovery.pk).update(vapp_ref=ref)
@@ -180,6 +185,8 @@ def _free_name(name: str, taken: set[str], backup_time: datetime) -> str:
 def _in_place(
     recovery: Recovery, item: RecoveryItem, platform: Platform, archive: ArchiveReader, watch: ItemWatch
 ) -> recovering.Recovered:
+    if not Vm.objects.filter(pk=item.archive.vm_id, tenant=recovery.tenant_id).exists():
+        raise RecoveryRefused(f"{item.vm_name} no longer belongs to this tenant; recover it as new instead.")
     vm = next((v for v in platform.inventory().vms if v.uuid == item.archive.vm.instance_uuid), None)
     if vm is None:
         raise NotFound(f"{item.vm_name} is no longer in vCenter; recover it as new instead.")

@@ -25,7 +25,7 @@ from django_q.conf import Conf
 from django_q.models import OrmQ, Schedule
 
 from backups.leases import DRAIN
-from backups.models import Recovery, RunItem
+from backups.models import Recovery, Run, RunItem
 from backups.queues import READERS, hint
 
 PR_SET_PDEATHSIG = 1
@@ -70,7 +70,7 @@ def is_deaf() -> bool:
     if not OrmQ.objects.filter(key=Conf.CLUSTER_NAME, lock__lt=timezone.now() - DEAF_AFTER).exists():
         return False
     here = {"lease_until__gt": timezone.now(), "lease_owner__startswith": f"{socket.gethostname()}:"}
-    return not (RunItem.objects.filter(**here).exists() or Recovery.objects.filter(**here).exists())
+    return not any(model._default_manager.filter(**here).exists() for model in (Run, RunItem, Recovery))
 
 
 class Command(BaseCommand):
