@@ -8,6 +8,8 @@ from backups.platform import Vm as PlatformVm
 from backups.services import audit
 from backups.services.audit import Actor
 
+SEEN = ("ref", "name", "host", "datastore", "powered_on", "capacity_bytes", "vanished_at", "vapp")
+
 
 def refresh(vcenter: VCenter) -> None:
     """Reads the whole inventory and stores it. On failure the reason is kept beside the vCenter, and raised."""
@@ -53,22 +55,31 @@ def _store_vapps(vcenter: VCenter, seen: Inventory) -> dict[str, VApp]:
 
 
 def _store_vms(vcenter: VCenter, seen: Inventory, vapps: dict[str, VApp]) -> None:
-    known = {vm.instance_uuid: vm for vm in Vm.objects.select_for_update().filter(vcenter=vcenter)}
+    known = {vm.instance_uuid: vm for vm in Vm.objects.filter(vcenter=vcenter)}
     for vm in seen.vms:
-        row = known.get(vm.uuid) or Vm(vcenter=vcenter, instance_uuid=vm.uuid)
-        _copy(vm, row, vapps.get(vm.vapp_ref or ""))
-        row.save()
+        row = known.get(vm.uuid)
+        vapp = vapps.get(vm.vapp_ref or "")
+        if row is None:
+            row = Vm(vcenter=vcenter, instance_uuid=vm.uuid)
+            _copy(vm, row, vapp)
+            row.save(force_insert=True)
+        else:
+            # What people decide is written only where the vApp decides otherwise: they may be deciding just now.
+            decided = ["tenant", "plan"] if _copy(vm, row, vapp) else []
+            row.save(update_fields=[*SEEN, *decided])
     gone = Vm.objects.filter(vcenter=vcenter, vanished_at=None).exclude(instance_uuid__in=[vm.uuid for vm in seen.vms])
     gone.update(vanished_at=timezone.now())
 
 
-def _copy(vm: PlatformVm, row: Vm, vapp: VApp | None) -> None:
-    """A VM belongs to the tenant of its vApp; outside one, to whom it was assigned."""
+def _copy(vm: PlatformVm, row: Vm, vapp: VApp | None) -> bool:
+    """A VM belongs to the tenant of its vApp; outside one, to whom it was assigned. True if that changed."""
     row.ref, row.name, row.host, row.datastore = vm.ref, vm.name, vm.host, vm.datastore
     row.powered_on, row.capacity_bytes, row.vanished_at = vm.powered_on, vm.capacity_bytes, None
     row.vapp = vapp
-    if vapp and row.tenant_id != vapp.tenant_id:
+    moved = vapp is not None and row.tenant_id != vapp.tenant_id
+    if vapp and moved:
         row.tenant, row.plan = vapp.tenant, None
+    return moved
 
 
 @transaction.atomic

@@ -24,6 +24,7 @@ from backups.services.vcenters import connect
 
 log = logging.getLogger(__name__)
 MAX_FAILURES = 3
+HALF_DONE = " The VM is powered off and may be partly overwritten; recover it again."
 RETRY_S = 20
 
 
@@ -142,7 +143,11 @@ def _recover_item(recovery: Recovery, item: RecoveryItem, platform: Platform, be
     except HotfirstError as error:
         if error.retryable and recovery.failures + 1 < MAX_FAILURES:
             raise
-        _set(item, state=RecoveryState.FAILED, message=str(error), finished_at=timezone.now())
+        if recovery.mode == RecoveryMode.AS_NEW and item.vm_ref:
+            platform.destroy_vm(item.vm_ref)  # half made, and nobody's
+            _set(item, vm_ref="")
+        told = f"{error}{HALF_DONE}" if item.was_powered_on is not None else str(error)
+        _set(item, state=RecoveryState.FAILED, message=told, finished_at=timezone.now())
         return
     _set(
         item,
@@ -253,6 +258,8 @@ def _take_failure(recovery: Recovery, error: HotfirstError) -> None:
 
 
 def _fail_rest(recovery: Recovery, state: str, told: str, code: str) -> None:
+    if not recovery.mine().exists():
+        return  # another worker has taken this over
     open_items = recovery.items.filter(state__in=(RecoveryState.QUEUED, RecoveryState.RUNNING))
     open_items.filter(message="").update(message=told)
     open_items.update(state=state, finished_at=timezone.now())

@@ -142,6 +142,10 @@ class FakePlatform:
         vm = next(v for v in self._vms.values() if v.vm.name == name)
         vm.vm = replace(vm.vm, name=new_name)
 
+    def move(self, name: str, vapp_ref: str) -> None:
+        vm = next(v for v in self._vms.values() if v.vm.name == name)
+        vm.vm = replace(vm.vm, vapp_ref=vapp_ref)
+
     def fail_next(self, call: str, error: HotfirstError) -> None:
         self._failures.setdefault(call, []).append(error)
 
