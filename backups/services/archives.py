@@ -21,6 +21,7 @@ def delete_archive(actor: Actor, archive: Archive, reason: str = "by hand") -> N
     """The row first, the manifest after it: a kill between the two leaves a manifest that the tick deletes. No
     other archive is touched, since every manifest is complete."""
     with transaction.atomic():
+        Archive.objects.select_for_update().get(pk=archive.pk)
         if archive.recovery_items.filter(state__in=IN_USE).exists():
             raise Conflict("This archive is being recovered; delete it afterwards.")
         open_archive = Archive.objects.filter(pk=archive.pk).exclude(state=ArchiveState.DELETED)

@@ -61,6 +61,7 @@ def start_recovery(
     check_recovery(tenant, archives, mode, vapp_name, new_name)
     vcenter = archives[0].vm.vcenter
     with exclusive(f"recover {vcenter.pk}"):
+        _hold(archives)
         _refuse_overlap(archives, mode)
         _refuse_same_name(vcenter, mode, vapp_name, new_name)
         recovery = Recovery.objects.create(
@@ -72,22 +73,33 @@ def start_recovery(
             new_name=new_name,
             power_on=power_on,
         )
-        RecoveryItem.objects.bulk_create(
-            RecoveryItem(
-                recovery=recovery,
-                tenant=tenant,
-                archive=archive,
-                vm_name=archive.vm_name,
-                bytes_total=archive.bytes_total,
-            )
-            for archive in archives
-        )
+        _add_items(recovery, archives)
         names = ", ".join(archive.vm_name for archive in archives)
         audit.record(
             actor, tenant, "recovery.start", vapp_name or names, mode=mode, vms=names, recovery=str(recovery.pk)
         )
         hint_recovery(recovery)
     return recovery
+
+
+def _hold(archives: Sequence[Archive]) -> None:
+    """Until the recovery is committed nobody deletes them: deleting takes the same row locks."""
+    wanted = Archive.objects.select_for_update().filter(pk__in=[archive.pk for archive in archives])
+    if sum(archive.state == ArchiveState.GOOD for archive in wanted) < len(archives):
+        raise Conflict("An archive was deleted or found damaged meanwhile; choose another backup time.")
+
+
+def _add_items(recovery: Recovery, archives: Sequence[Archive]) -> None:
+    RecoveryItem.objects.bulk_create(
+        RecoveryItem(
+            recovery=recovery,
+            tenant=recovery.tenant,
+            archive=archive,
+            vm_name=archive.vm_name,
+            bytes_total=archive.bytes_total,
+        )
+        for archive in archives
+    )
 
 
 def check_recovery(
