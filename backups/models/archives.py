@@ -59,6 +59,10 @@ class Archive(models.Model):
     bytes_stored = models.BigIntegerField()
     vapp_config = models.JSONField(null=True)
     """The vApp's resource settings and start order at backup time; None outside a vApp."""
+    change_ids = models.JSONField(default=dict)
+    """Disk key to the change id at backup time: what the next run's changes are measured from."""
+    locked_until = models.DateTimeField(null=True)
+    """Until then neither retention nor a person deletes it."""
     verified_at = models.DateTimeField(null=True)
     deleted_at = models.DateTimeField(null=True)
 

@@ -1,12 +1,14 @@
 import uuid
 
+from django.core.validators import MaxValueValidator
 from django.db import models
 
 from backups.models.tenancy import Tenant, TenantQuerySet
 
 
 class VCenter(models.Model):
-    """A vCenter that provider staff enrolled. The password is sealed by the vault and bound to this row."""
+    """A vCenter that provider staff enrolled. The password is sealed by the vault and bound to this row. Caps of 0
+    do not limit; they hold for all tenants' runs together."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=100, unique=True)
@@ -16,11 +18,45 @@ class VCenter(models.Model):
     sealed_password = models.BinaryField()
     certificate_pem = models.TextField()
     instance_uuid = models.CharField(max_length=64, blank=True, default="")
+    snapshots_per_datastore = models.PositiveIntegerField("open snapshots per datastore", default=0)
+    snapshots_per_host = models.PositiveIntegerField("open snapshots per host", default=0)
+    readers_per_datastore = models.PositiveIntegerField("readers per datastore", default=0)
+    readers_per_host = models.PositiveIntegerField("readers per host", default=0)
+    latency_stop_ms = models.PositiveIntegerField(
+        "start nothing new above", default=0, help_text="Milliseconds of datastore latency; 0: never hold back."
+    )
+    latency_slow_ms = models.PositiveIntegerField(
+        "slow what runs above", default=0, help_text="Milliseconds of datastore latency; 0: never slow down."
+    )
+    reserve_percent = models.PositiveIntegerField(
+        "free space left alone",
+        default=10,
+        validators=[MaxValueValidator(90)],
+        help_text="Percent of a datastore's capacity that snapshots must not be forecast to take.",
+    )
     synced_at = models.DateTimeField(null=True)
     sync_error = models.TextField(blank=True, default="")
 
     class Meta:
         ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Datastore(models.Model):
+    """Free space and latency as last measured: what caps, the latency gate and forecasts go by."""
+
+    vcenter = models.ForeignKey(VCenter, on_delete=models.CASCADE, related_name="datastores")
+    name = models.CharField(max_length=255)
+    capacity_bytes = models.BigIntegerField(default=0)
+    free_bytes = models.BigIntegerField(default=0)
+    latency_ms = models.FloatField(null=True)
+    measured_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["vcenter", "name"], name="one_row_per_datastore")]
 
     def __str__(self) -> str:
         return self.name

@@ -5,7 +5,7 @@ from django.db import models
 from backups.models.archives import Archive, Repository
 from backups.models.inventory import VCenter, Vm
 from backups.models.jobs import Job
-from backups.models.plans import Plan, Policy, QuiescePolicy
+from backups.models.plans import Metric, OverBudget, Plan, Policy, QuiescePolicy
 from backups.models.tenancy import Tenant, TenantQuerySet
 
 
@@ -56,13 +56,24 @@ class Run(Job):
     plan_name = models.CharField(max_length=100)
     repository = models.ForeignKey(Repository, on_delete=models.PROTECT, related_name="runs")
     policy = models.CharField(max_length=20, choices=Policy)
+    metric = models.CharField(max_length=20, choices=Metric, default=Metric.WRITE_KBPS)
     batch_size = models.PositiveIntegerField()
+    vapps_whole = models.BooleanField(default=True)
+    hold_budget_s = models.PositiveIntegerField(default=0)
+    over_budget = models.CharField(max_length=12, choices=OverBudget, default=OverBudget.RETRY_ALONE)
     readers = models.PositiveIntegerField()
     quiesce = models.CharField(max_length=10, choices=QuiescePolicy)
     state = models.CharField(max_length=10, choices=RunState, default=RunState.QUEUED, db_index=True)
     cancel = models.CharField(max_length=20, choices=CancelMode, blank=True, default=CancelMode.NONE)
+    paused_at = models.DateTimeField(null=True)
+    """While set, nothing new is snapshotted or archived; VMs that waited have given their snapshots back."""
+    common_time = models.DateTimeField(null=True)
+    """The common snapshot time that was asked for; None: as soon as may be."""
+    retry_of = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, related_name="retries")
     scheduled_for = models.DateTimeField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    forecast = models.JSONField(default=dict)
+    """What the run was expected to cost, as `backups.forecast` made it before the first snapshot."""
     report = models.JSONField(default=dict)
 
     objects = TenantQuerySet["Run"].as_manager()
@@ -94,9 +105,23 @@ class RunItem(Job):
     batch = models.PositiveIntegerField(null=True)
     reason = models.CharField(max_length=255, blank=True, default="")
     """Why the VM was left for a later batch, or why everything was read."""
+    held_back = models.CharField(max_length=255, blank=True, default="")
+    """Why it waits though a reader may be free: a cap, or a datastore that is slow."""
+    host = models.CharField(max_length=255, blank=True, default="")
+    datastore = models.CharField(max_length=255, blank=True, default="")
     load_kbps = models.FloatField(default=0)
+    """What the VM is expected to write, in KB/s: so fast its snapshot grows."""
+    load = models.FloatField(default=0)
+    """The load in the run's metric, which the order goes by."""
+    load_reason = models.CharField(max_length=255, blank=True, default="")
     load_at = models.DateTimeField(null=True)
+    expected_s = models.FloatField(default=0)
+    """Seconds that its archive is expected to take."""
     priority = models.FloatField(default=0)
+    raised = models.PositiveIntegerField(default=0)
+    """Raised by hand: the highest goes before every priority."""
+    alone = models.BooleanField(default=False)
+    """Its hold went beyond the budget once; it is tried again in a batch of its own."""
     position = models.PositiveIntegerField(null=True)
     """The place in the order of archiving, from 1."""
     reader = models.PositiveIntegerField(null=True)
@@ -110,6 +135,8 @@ class RunItem(Job):
     archived_at = models.DateTimeField(null=True)
     removing_at = models.DateTimeField(null=True)
     removed_at = models.DateTimeField(null=True)
+    grown_bytes = models.BigIntegerField(null=True)
+    """What the snapshot's delta files held just before they went; None where nobody could say."""
     archive = models.ForeignKey(Archive, on_delete=models.SET_NULL, null=True, related_name="+")
     transport = models.CharField(max_length=255, blank=True, default="")
     bytes_total = models.BigIntegerField(default=0)
@@ -123,7 +150,11 @@ class RunItem(Job):
     class Meta:
         ordering = ["position", "-priority", "vm_name"]
         constraints = [models.UniqueConstraint(fields=["run", "vm"], name="one_item_per_vm")]
-        indexes = [models.Index(fields=["state", "-priority"]), models.Index(fields=["vm", "-finished_at"])]
+        indexes = [
+            models.Index(fields=["state", "-raised", "-priority"]),
+            models.Index(fields=["datastore", "state"]),
+            models.Index(fields=["vm", "-finished_at"]),
+        ]
 
     def __str__(self) -> str:
         return f"{self.vm_name}: {self.state}"
