@@ -74,6 +74,8 @@ class Datastore:
     name: str
     capacity_bytes: int
     free_bytes: int
+    latency_ms: float | None = None
+    """The mean of read and write latency over the last minute; None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +216,14 @@ class Platform(Protocol):
 
     def load(self, vm_refs: Sequence[str], window_s: int) -> dict[str, Load]:
         """The mean load of each VM over the last `window_s` seconds, in bulk; every ref asked for is a key."""
+
+    def datastores(self) -> tuple[Datastore, ...]:
+        """Free space and latency of all datastores now; cheap enough to be asked every 20 seconds. `inventory` leaves
+        their latency out."""
+
+    def snapshot_growth(self, vm_refs: Sequence[str]) -> dict[str, int]:
+        """The bytes that each VM's delta files occupy now, 0 without a snapshot; in bulk. Every ref asked for that
+        still exists is a key."""
 
     def enable_change_tracking(self, vm_ref: str) -> bool:
         """True if it is on afterwards. It counts from the VM's next snapshot."""

@@ -40,6 +40,10 @@ def areas_since(epochs: dict[int, int], since: int, capacity_bytes: int) -> list
     return areas
 
 
+def changed_bytes(disk: MemoryDisk, since: int) -> int:
+    return sum(area.length for area in areas_since(disk.epochs, since, len(disk.data)))
+
+
 class MemoryReader:
     transport = "memory"
     transport_reason = "the fake keeps disks in memory"

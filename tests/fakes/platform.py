@@ -5,12 +5,12 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from backups.errors import ChangeTrackingUnusable, HotfirstError, NotFound, RecoveryRefused
+from backups.errors import ChangeTrackingUnusable, HotfirstError, NotFound, RecoveryRefused, SnapshotFailed
 from backups.platform import (
     Area,
     Datastore,
@@ -29,34 +29,9 @@ from backups.platform import (
     VmConfig,
 )
 from tests.fakes.disks import MemoryDisk, MemoryReader, MemoryWriter, areas_since
+from tests.fakes.vms import FakeVm, HeldSnapshot, placed
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-@dataclass
-class _Snapshot:
-    snapshot: Snapshot
-    data: dict[int, bytes]
-    epochs: dict[int, dict[int, int]]
-    change_id: str | None
-    config: VmConfig
-    disks: tuple[Disk, ...]
-
-
-@dataclass
-class _Vm:
-    vm: Vm
-    settings: dict[str, Any]
-    disks: dict[int, MemoryDisk]
-    load: Load
-    marker: str = ""
-    epoch: int = 1
-    tracking_id: str = field(default_factory=lambda: str(uuid4()))
-    snapshots: dict[str, _Snapshot] = field(default_factory=dict)
-
-    def has(self, snapshot: Snapshot) -> bool:
-        held = self.snapshots.get(snapshot.name)
-        return held is not None and held.snapshot.ref == snapshot.ref
 
 
 def _locked(method: F) -> F:
@@ -72,8 +47,12 @@ class FakePlatform:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._instance_uuid = str(uuid4())
-        self._vms: dict[str, _Vm] = {}
+        self._vms: dict[str, FakeVm] = {}
         self._vapps: dict[str, VApp] = {}
+        self._datastores = {
+            name: Datastore(ref=f"ds-{n}", name=name, capacity_bytes=2**40, free_bytes=2**39)
+            for n, name in enumerate(("store1", "store2"), 1)
+        }
         self._vapp_settings: dict[str, dict[str, Any]] = {}
         self._failures: dict[str, list[HotfirstError]] = {}
         self.calls: list[tuple[str, Any, float]] = []
@@ -90,7 +69,14 @@ class FakePlatform:
 
     @_locked
     def add_vm(
-        self, name: str, *, vapp_ref: str | None = None, disks: Sequence[int] = (2**20,), write_kbps: float = 0.0
+        self,
+        name: str,
+        *,
+        vapp_ref: str | None = None,
+        disks: Sequence[int] = (2**20,),
+        write_kbps: float = 0.0,
+        host: str = "host1",
+        datastore: str = "store1",
     ) -> str:
         """`disks`: capacities in bytes; their keys are 2000, 2001, …"""
         made = tuple(
@@ -98,15 +84,15 @@ class FakePlatform:
             for n, size in enumerate(disks)
         )
         config = VmConfig(name=name, uuid=str(uuid4()), settings={"cpus": 2, "memory_mb": 512}, disks=made)
-        ref = self._make(config, name, vapp_ref, "store1")
+        ref = self._make(config, name, vapp_ref, datastore)
         vm = self._vms[ref]
-        vm.vm = replace(vm.vm, powered_on=True)
+        vm.vm = replace(vm.vm, powered_on=True, host=host)
         vm.load = Load(write_kbps=write_kbps, samples=10)
         return ref
 
     def _make(self, config: VmConfig, name: str, vapp_ref: str | None, datastore: str) -> str:
         ref = f"vm-{uuid4()}"
-        disks = tuple(_placed(disk, datastore, name) for disk in config.disks)
+        disks = tuple(placed(disk, datastore, name) for disk in config.disks)
         vm = Vm(
             ref=ref,
             uuid=config.uuid,
@@ -119,7 +105,7 @@ class FakePlatform:
             disks=disks,
         )
         kept = {disk.key: MemoryDisk.empty(disk) for disk in disks}
-        self._vms[ref] = _Vm(vm, copy.deepcopy(config.settings), kept, Load())
+        self._vms[ref] = FakeVm(vm, copy.deepcopy(config.settings), kept, Load())
         if vapp_ref:
             self._vapp_settings[vapp_ref]["start_order"].append({"vm": config.uuid, "start_order": 1})
         return ref
@@ -138,6 +124,12 @@ class FakePlatform:
         vm = next(v for v in self._vms.values() if v.vm.name == name)
         vm.load = Load(write_kbps=write_kbps, samples=10)
 
+    def set_latency(self, datastore: str, latency_ms: float | None) -> None:
+        self._datastores[datastore] = replace(self._datastores[datastore], latency_ms=latency_ms)
+
+    def set_free(self, datastore: str, free_bytes: int) -> None:
+        self._datastores[datastore] = replace(self._datastores[datastore], free_bytes=free_bytes)
+
     def rename(self, name: str, new_name: str) -> None:
         vm = next(v for v in self._vms.values() if v.vm.name == name)
         vm.vm = replace(vm.vm, name=new_name)
@@ -155,7 +147,7 @@ class FakePlatform:
             if self._failures.get(call):
                 raise self._failures[call].pop(0)
 
-    def _get(self, vm_ref: str) -> _Vm:
+    def _get(self, vm_ref: str) -> FakeVm:
         try:
             return self._vms[vm_ref]
         except KeyError:
@@ -172,9 +164,19 @@ class FakePlatform:
             instance_uuid=self._instance_uuid,
             vapps=tuple(self._vapps.values()),
             vms=tuple(v.vm for v in self._vms.values()),
-            hosts=(Host(ref="host-1", name="host1", pool_ref="pool-1"),),
-            datastores=(Datastore(ref="ds-1", name="store1", capacity_bytes=2**40, free_bytes=2**39),),
+            hosts=tuple(Host(ref=f"host-{n}", name=f"host{n}", pool_ref="pool-1") for n in (1, 2)),
+            datastores=tuple(replace(store, latency_ms=None) for store in self._datastores.values()),
         )
+
+    @_locked
+    def datastores(self) -> tuple[Datastore, ...]:
+        self._called("datastores", None)
+        return tuple(self._datastores.values())
+
+    @_locked
+    def snapshot_growth(self, vm_refs: Sequence[str]) -> dict[str, int]:
+        self._called("snapshot_growth", tuple(vm_refs))
+        return {ref: self._vms[ref].growth_bytes() for ref in vm_refs if ref in self._vms}
 
     @_locked
     def load(self, vm_refs: Sequence[str], window_s: int) -> dict[str, Load]:
@@ -207,6 +209,8 @@ class FakePlatform:
         vm = self._get(order.vm_ref)
         if order.name in vm.snapshots:
             return vm.snapshots[order.name].snapshot
+        if not self._datastores[vm.vm.datastore].free_bytes:
+            raise SnapshotFailed(f"The datastore {vm.vm.datastore} is full; free some space on it.")
         snapshot = Snapshot(
             vm_ref=order.vm_ref,
             ref=f"snapshot-{uuid4()}",
@@ -214,8 +218,9 @@ class FakePlatform:
             taken_at=datetime.now(UTC),
             quiesced=quiesce != Quiesce.NO,
         )
-        vm.snapshots[order.name] = _Snapshot(
+        vm.snapshots[order.name] = HeldSnapshot(
             snapshot=snapshot,
+            epoch=vm.epoch,
             data={key: bytes(disk.data) for key, disk in vm.disks.items()},
             epochs={key: dict(disk.epochs) for key, disk in vm.disks.items()},
             change_id=f"{vm.tracking_id}/{vm.epoch}" if vm.vm.change_tracking else None,
@@ -236,7 +241,7 @@ class FakePlatform:
         if vm_ref in self._vms:
             self._vms[vm_ref].snapshots.pop(snapshot_name, None)
 
-    def _held(self, snapshot: Snapshot) -> _Snapshot:
+    def _held(self, snapshot: Snapshot) -> HeldSnapshot:
         vm = self._get(snapshot.vm_ref)
         if not vm.has(snapshot):
             raise NotFound("This snapshot is no longer there.")
@@ -314,7 +319,7 @@ class FakePlatform:
         kept = {disk.key: disk.capacity_bytes for disk in vm.vm.disks}
         if any(kept.get(disk.key, 0) > disk.capacity_bytes for disk in config.disks):
             raise RecoveryRefused("A disk has been enlarged since and cannot shrink; recover the VM as new.")
-        disks = tuple(_placed(disk, vm.vm.datastore, vm.vm.name) for disk in config.disks)
+        disks = tuple(placed(disk, vm.vm.datastore, vm.vm.name) for disk in config.disks)
         old = vm.disks
         vm.disks = {disk.key: MemoryDisk.empty(disk) for disk in disks}
         for key, disk in vm.disks.items():
@@ -323,7 +328,7 @@ class FakePlatform:
         vm.vm = replace(vm.vm, disks=disks)
         vm.settings = copy.deepcopy(config.settings)
 
-    def _idle(self, vm_ref: str) -> _Vm:
+    def _idle(self, vm_ref: str) -> FakeVm:
         vm = self._get(vm_ref)
         if vm.vm.powered_on:
             raise RecoveryRefused(f"{vm.vm.name} is powered on; power it off first.")
@@ -357,7 +362,3 @@ class FakePlatform:
 
     def consolidate(self, vm_ref: str) -> bool:
         return False
-
-
-def _placed(disk: Disk, datastore: str, name: str) -> Disk:
-    return replace(disk, datastore=datastore, path=f"[{datastore}] {name}/{name}_{disk.key}.vmdk")
