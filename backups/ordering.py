@@ -7,16 +7,23 @@ Exposure is Σ load × hold, in KB of snapshot growth: what the order is there t
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A VM that waits: its load in KB/s, and the seconds its archive is expected to take."""
+    """A VM that waits: what it writes in KB/s, so fast its snapshot grows; the seconds its archive is expected to
+    take; and the load that the order goes by, in whatever metric was chosen (None: what it writes)."""
 
     id: str
     name: str
     load_kbps: float
     expected_s: float = 1.0
+    load: float | None = None
+
+    @property
+    def ordering_load(self) -> float:
+        return self.load_kbps if self.load is None else self.load
 
 
 @dataclass(frozen=True)
@@ -28,15 +35,15 @@ class Priority:
 
 
 def highest_load(candidates: Sequence[Candidate]) -> dict[str, Priority]:
-    return {c.id: Priority(c.load_kbps, f"writes {c.load_kbps:.1f} KB/s") for c in candidates}
+    return {c.id: Priority(c.ordering_load, f"load {c.ordering_load:.1f}") for c in candidates}
 
 
 def least_disturbance(candidates: Sequence[Candidate]) -> dict[str, Priority]:
     """Smith's rule (1956): the largest load ÷ duration first has the least Σ load × completion for one reader."""
     return {
         c.id: Priority(
-            c.load_kbps / max(c.expected_s, 0.001),
-            f"writes {c.load_kbps:.1f} KB/s for an archive of about {c.expected_s:.0f} s",
+            c.ordering_load / max(c.expected_s, 0.001),
+            f"load {c.ordering_load:.1f} for an archive of about {c.expected_s:.0f} s",
         )
         for c in candidates
     }
@@ -54,21 +61,31 @@ POLICIES: dict[str, Callable[[Sequence[Candidate]], dict[str, Priority]]] = {
 }
 
 
-def in_order(policy: str, candidates: Sequence[Candidate]) -> list[Candidate]:
+C = TypeVar("C", bound=Candidate)
+
+
+def in_order(policy: str, candidates: Sequence[C]) -> list[C]:
     priorities = POLICIES[policy](candidates)
     return sorted(candidates, key=lambda c: (-priorities[c.id].value, c.name, c.id))
+
+
+def completions(order: Sequence[Candidate], free_at: Sequence[float]) -> list[float]:
+    """When each of `order` is done, in seconds from now, if each reader takes the next once it is free; `free_at` has
+    a time for each reader."""
+    readers = list(free_at)
+    heapq.heapify(readers)
+    done: list[float] = []
+    for candidate in order:
+        done.append(heapq.heappop(readers) + candidate.expected_s)
+        heapq.heappush(readers, done[-1])
+    return done
 
 
 def exposure_kb(order: Sequence[Candidate], readers: int, start_s: float = 0.0) -> float:
     """Snapshot growth if all snapshots are taken at once and, from `start_s` on, each free reader takes the next of
     `order`."""
-    free_at = [start_s] * readers
-    total = 0.0
-    for candidate in order:
-        done = heapq.heappop(free_at) + candidate.expected_s
-        heapq.heappush(free_at, done)
-        total += candidate.load_kbps * done
-    return total
+    held_s = completions(order, [start_s] * readers)
+    return sum(candidate.load_kbps * seconds for candidate, seconds in zip(order, held_s, strict=True))
 
 
 def exposure_bound_kb(candidates: Sequence[Candidate], readers: int) -> float:
