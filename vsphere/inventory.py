@@ -22,12 +22,13 @@ VM_PATHS = (
     "parentVApp",
     "resourcePool",
 )
+DATASTORE_PATHS = ("summary.name", "summary.capacity", "summary.freeSpace", "summary.accessible")
 PATHS: dict[type, tuple[str, ...]] = {
     vim.VirtualMachine: VM_PATHS,
     vim.VirtualApp: ("name", "parentVApp", "parent"),
     vim.HostSystem: ("name", "parent"),
     vim.ComputeResource: ("resourcePool",),
-    vim.Datastore: ("summary.name", "summary.capacity", "summary.freeSpace", "summary.accessible"),
+    vim.Datastore: DATASTORE_PATHS,
 }
 
 
@@ -40,7 +41,7 @@ def read(session: Session) -> Inventory:
         vapps=tuple(_vapp(each) for each in found if issubclass(each.kind, vim.VirtualApp)),
         vms=tuple(_vm(each, host_names) for each in found if _is_vm(each)),
         hosts=hosts,
-        datastores=tuple(_datastore(each) for each in found if _is_usable_datastore(each)),
+        datastores=tuple(datastore_of(each.ref, each.values) for each in found if is_usable_datastore(each)),
     )
 
 
@@ -116,14 +117,13 @@ def _host(found: Found, pools: dict[str, str]) -> Host:
     return Host(ref=found.ref, name=plain_name(found.values["name"]), pool_ref=pool_ref)
 
 
-def _is_usable_datastore(found: Found) -> bool:
+def is_usable_datastore(found: Found) -> bool:
     return issubclass(found.kind, vim.Datastore) and found.values.get("summary.accessible", True)
 
 
-def _datastore(found: Found) -> Datastore:
-    values = found.values
+def datastore_of(ref: str, values: dict[str, Any]) -> Datastore:
     return Datastore(
-        ref=found.ref,
+        ref=ref,
         name=plain_name(values["summary.name"]),
         capacity_bytes=values["summary.capacity"],
         free_bytes=values["summary.freeSpace"],

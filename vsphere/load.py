@@ -1,7 +1,7 @@
 """Real-time I/O counters in bulk. Asked for as CSV, which is an order of magnitude quicker to read than XML."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from backups.platform import Load
 from vsphere.properties import read, read_many
 from vsphere.session import Session
 
-VMS_A_CALL = 100
+OBJECTS_A_CALL = 100
 COUNTERS = {
     "virtualDisk.write.average": "write_kbps",
     "virtualDisk.read.average": "read_kbps",
@@ -22,69 +22,83 @@ COUNTERS = {
 """vSphere keeps them per disk (`scsi0:0`); there is no aggregate."""
 
 
-def mean_loads(session: Session, vm_refs: Sequence[str], window_s: int) -> dict[str, Load]:
+class PerfCounters:
+    """Counter ids differ between vCenters, and a vCenter has a thousand of them; they are read once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._names: dict[int, str] = {}
+
+    def ids(self, names: Collection[str]) -> dict[int, str]:
+        """Those of these names that the vCenter has."""
+        if not self._names:
+            manager = self._session.content.perfManager._moId
+            found = read(self._session, vim.PerformanceManager, manager, "perfCounter").get("perfCounter", ())
+            self._names = {c.key: f"{c.groupInfo.key}.{c.nameInfo.key}.{c.rollupType}" for c in found}
+        return {key: name for key, name in self._names.items() if name in names}
+
+    def interval_s(self, kind: type, refs: Sequence[str]) -> int:
+        """Of the real-time samples: the same for all objects of a kind; asked of the first that still exists."""
+        for ref in refs:
+            try:
+                summary = self._session.call(partial(self._provider, kind, ref))
+            except vmodl.fault.ManagedObjectNotFound:
+                continue
+            if summary.currentSupported and summary.refreshRate and summary.refreshRate > 0:
+                return int(summary.refreshRate)
+        return 20
+
+    def _provider(self, kind: type, ref: str, stub: Any) -> Any:
+        return _manager(self._session, stub).QueryPerfProviderSummary(kind(ref, stub))
+
+
+def mean_loads(session: Session, perf_counters: PerfCounters, vm_refs: Sequence[str], window_s: int) -> dict[str, Load]:
     """A powered-off VM may still have samples of when it ran; it has no load now."""
     states = read_many(session, vim.VirtualMachine, vm_refs, "runtime.powerState")
     running = [ref for ref, values in states.items() if values.get("runtime.powerState") == "poweredOn"]
     loads = dict.fromkeys(vm_refs, Load())
     if running:
-        counters = _counters(session)
-        interval_s = _refresh_rate_s(session, running)
-        for start in range(0, len(running), VMS_A_CALL):
-            batch = running[start : start + VMS_A_CALL]
-            loads |= _query(session, batch, counters, window_s, interval_s)
+        counters = {key: COUNTERS[name] for key, name in perf_counters.ids(COUNTERS).items()}
+        interval_s = perf_counters.interval_s(vim.VirtualMachine, running)
+        answers = query_csv(session, vim.VirtualMachine, running, counters, window_s, interval_s)
+        loads |= {each.entity._moId: mean_of(each, counters) for each in answers}
     return loads
 
 
-def _counters(session: Session) -> dict[int, str]:
-    """Counter ids differ between vCenters."""
-    found = read(session, vim.PerformanceManager, session.content.perfManager._moId, "perfCounter")
-    names = {c.key: f"{c.groupInfo.key}.{c.nameInfo.key}.{c.rollupType}" for c in found["perfCounter"]}
-    return {key: COUNTERS[name] for key, name in names.items() if name in COUNTERS}
-
-
-def _refresh_rate_s(session: Session, vm_refs: Sequence[str]) -> int:
-    """The same for all VMs of a vCenter; asked of the first that still exists."""
-    for ref in vm_refs:
-        try:
-            summary = session.call(partial(_provider, session, ref))
-        except vmodl.fault.ManagedObjectNotFound:
-            continue
-        if summary.currentSupported and summary.refreshRate and summary.refreshRate > 0:
-            return int(summary.refreshRate)
-    return 20
-
-
-def _provider(session: Session, ref: str, stub: Any) -> Any:
-    return _manager(session, stub).QueryPerfProviderSummary(vim.VirtualMachine(ref, stub))
+def query_csv(
+    session: Session, kind: type, refs: Sequence[str], counters: Collection[int], window_s: int, interval_s: int
+) -> Iterator[Any]:
+    """The samples of the last `window_s` seconds of every object that still exists."""
+    for start in range(0, len(refs), OBJECTS_A_CALL):
+        yield from _query(session, kind, list(refs[start : start + OBJECTS_A_CALL]), counters, window_s, interval_s)
 
 
 def _query(
-    session: Session, refs: list[str], counters: dict[int, str], window_s: int, interval_s: int
-) -> dict[str, Load]:
+    session: Session, kind: type, refs: list[str], counters: Collection[int], window_s: int, interval_s: int
+) -> list[Any]:
     samples = max(1, math.ceil(window_s / interval_s))
 
     def request(stub: Any) -> Any:
         now = vim.ServiceInstance("ServiceInstance", stub).CurrentTime()
         since = now - timedelta(seconds=window_s + interval_s)
-        specs = [_spec(vim.VirtualMachine(ref, stub), counters, samples, interval_s, since) for ref in refs]
+        specs = [_spec(kind(ref, stub), counters, samples, interval_s, since) for ref in refs]
         return _manager(session, stub).QueryPerf(specs)
 
     while refs:
         try:
-            return {each.entity._moId: mean_of(each, counters) for each in session.call(request)}
+            return list(session.call(request))
         except vmodl.fault.ManagedObjectNotFound as fault:
             gone = getattr(fault.obj, "_moId", None)
             if gone not in refs:
                 raise
             refs.remove(gone)
-    return {}
+    return []
 
 
-def _spec(vm: Any, counters: dict[int, str], samples: int, interval_s: int, since: Any) -> Any:
+def _spec(entity: Any, counters: Collection[int], samples: int, interval_s: int, since: Any) -> Any:
     metrics = [vim.PerformanceManager.MetricId(counterId=key, instance="*") for key in counters]
     return vim.PerformanceManager.QuerySpec(
-        entity=vm, metricId=metrics, intervalId=interval_s, maxSample=samples, startTime=since, format="csv"
+        entity=entity, metricId=metrics, intervalId=interval_s, maxSample=samples, startTime=since, format="csv"
     )
 
 
@@ -94,15 +108,15 @@ def mean_of(entity: Any, counters: dict[int, str]) -> Load:
     for series in entity.value or ():
         name = counters.get(series.id.counterId)
         if name:
-            sums[name] += sum(_values(series.value))
+            sums[name] += sum(max(0, value) for value in values_of(series.value))
     if not samples or not entity.value:
         return Load()
     return Load(**{name: total / samples for name, total in sums.items()}, samples=samples)
 
 
-def _values(csv: str | None) -> list[int]:
+def values_of(csv: str | None) -> list[int]:
     """A missing sample is -1."""
-    return [max(0, int(value)) for value in (csv or "").split(",") if value]
+    return [int(value) for value in (csv or "").split(",") if value]
 
 
 def _manager(session: Session, stub: Any) -> Any:

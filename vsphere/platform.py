@@ -6,6 +6,7 @@ from datetime import datetime
 from backups.platform import (
     Area,
     Connection,
+    Datastore,
     Disk,
     DiskReader,
     DiskWriter,
@@ -19,7 +20,7 @@ from backups.platform import (
     VAppConfig,
     VmConfig,
 )
-from vsphere import changes, inventory, load, recovery, snapshots, vapps
+from vsphere import changes, datastores, inventory, load, recovery, snapshots, vapps
 from vsphere import config as configs
 from vsphere.certificates import fetch_certificate, fingerprint
 from vsphere.disks import datastore
@@ -41,6 +42,7 @@ class VSpherePlatform:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._folder = FolderClient(session)
+        self._counters = load.PerfCounters(session)
 
     def close(self) -> None:
         self._folder.close()
@@ -52,7 +54,15 @@ class VSpherePlatform:
 
     @translating()
     def load(self, vm_refs: Sequence[str], window_s: int) -> dict[str, Load]:
-        return load.mean_loads(self._session, vm_refs, window_s)
+        return load.mean_loads(self._session, self._counters, vm_refs, window_s)
+
+    @translating()
+    def datastores(self) -> tuple[Datastore, ...]:
+        return datastores.read(self._session, self._counters)
+
+    @translating()
+    def snapshot_growth(self, vm_refs: Sequence[str]) -> dict[str, int]:
+        return datastores.growth(self._session, vm_refs)
 
     @translating()
     def enable_change_tracking(self, vm_ref: str) -> bool:

@@ -21,6 +21,8 @@ REMOVE_TIMEOUT_S = 12 * 3600
 LOOK_AGAIN_S = (0, 1, 2, 4)
 """Pauses between looks for a snapshot whose request may have arrived although the connection broke."""
 STARTERS = 8
+LONGEST_SLEEP_S = 30
+"""Clocks drift apart, and are set."""
 CREATING = frozenset({"virtualmachine.createsnapshot"})
 REMOVING = frozenset({"vm.snapshot.remove", "virtualmachine.removesnapshot"})
 DESCRIPTION = "Taken for a backup, and removed by it. Please leave it alone."
@@ -33,7 +35,7 @@ def create(session: Session, orders: Sequence[SnapshotOrder], at: datetime | Non
     """By VM ref. What exists is looked up before the common time, so that only the starts come after it."""
     results = _existing(session, orders)
     rest = [order for order in orders if order.vm_ref not in results]
-    _wait_until(at)
+    _wait_until(session, at)
     results |= _attempt(session, rest, quiesced=quiesce != Quiesce.NO)
     if quiesce == Quiesce.TRY:
         again = [order for order in rest if isinstance(results[order.vm_ref], NOT_QUIESCED)]
@@ -59,9 +61,15 @@ def _named(session: Session, orders: Sequence[SnapshotOrder]) -> Results:
     return {each.vm_ref: each for each in found if each.name == names[each.vm_ref]}
 
 
-def _wait_until(at: datetime | None) -> None:
-    if at is not None:
-        time.sleep(max(0.0, (at - datetime.now(UTC)).total_seconds()))
+def _wait_until(session: Session, at: datetime | None) -> None:
+    """By vCenter's clock, which is the one that the snapshots' own times are told by."""
+    while at is not None and (left_s := (at - _now(session)).total_seconds()) > 0:
+        time.sleep(min(left_s, LONGEST_SLEEP_S))
+
+
+def _now(session: Session) -> datetime:
+    now: datetime = session.call(lambda stub: vim.ServiceInstance("ServiceInstance", stub).CurrentTime())
+    return now
 
 
 def _attempt(session: Session, orders: Sequence[SnapshotOrder], *, quiesced: bool) -> Results:
