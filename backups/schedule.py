@@ -1,46 +1,221 @@
-"""When a plan starts: a cron expression in a time zone, decided in local wall-clock time."""
+"""When a plan starts, decided in local wall-clock time. Whatever falls into a time in which nothing can start, a
+blackout or the hour that spring skips, comes later and is not lost; what comes at one moment starts once."""
 
-from datetime import UTC, datetime
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import islice, takewhile
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterBadDateError, croniter
 
 from backups.errors import InvalidRequest
 
+NEVER = timedelta(days=30 * 365)
+JUST_BEFORE = timedelta(seconds=1)
+DAY = timedelta(days=1)
+MINUTES_A_DAY, MINUTES_A_WEEK = 24 * 60, 7 * 24 * 60
+BLACKOUT_EXAMPLE = "write days from 0 (Monday) to 6, a start and an end, such as 08:00 and 18:00"
 
-def check_schedule(cron: str, time_zone: str) -> None:
+
+@dataclass(frozen=True)
+class Blackout:
+    """On these days (0 is Monday) nothing starts from `start` on; an `end` not after it is on the next day."""
+
+    days: frozenset[int]
+    start: time
+    end: time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """`cron` empty: only by hand. Of `every_weeks` the first counted week is that of `first_week`."""
+
+    cron: str = ""
+    time_zone: str = "UTC"
+    every_weeks: int = 1
+    first_week: date | None = None
+    blackouts: tuple[Blackout, ...] = ()
+
+
+def read_blackouts(told: object) -> tuple[Blackout, ...]:
+    """From `[{"days": [0, 1], "start": "08:00", "end": "18:00"}]`. Raises InvalidRequest with the reason."""
+    if not isinstance(told, list):
+        raise InvalidRequest("The blackouts are not a list of windows.")
+    return tuple(_read_blackout(window) for window in told)
+
+
+def _read_blackout(window: Any) -> Blackout:
+    if not isinstance(window, Mapping) or set(window) != {"days", "start", "end"}:
+        raise InvalidRequest(f"A blackout is not understood; {BLACKOUT_EXAMPLE}.")
+    days = window["days"]
+    if not isinstance(days, list) or not days or any(type(day) is not int or not 0 <= day <= 6 for day in days):
+        raise InvalidRequest(f"A blackout needs its days; {BLACKOUT_EXAMPLE}.")
+    return Blackout(frozenset(days), _read_time(window["start"]), _read_time(window["end"]))
+
+
+def _read_time(told: object) -> time:
+    try:
+        return datetime.strptime(str(told), "%H:%M").time()
+    except ValueError as error:
+        raise InvalidRequest(f"“{told}” is not a time of day; {BLACKOUT_EXAMPLE}.") from error
+
+
+def check_schedule(schedule: Schedule) -> None:
     """Raises InvalidRequest with the reason."""
     try:
-        ZoneInfo(time_zone)
+        ZoneInfo(schedule.time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise InvalidRequest(f"“{time_zone}” is not a time zone; choose one such as Europe/Berlin.") from error
-    if cron and (len(cron.split()) != 5 or not croniter.is_valid(cron)):
+        raise InvalidRequest(f"“{schedule.time_zone}” is not a time zone; choose one such as Europe/Berlin.") from error
+    if not 1 <= schedule.every_weeks <= 52:
+        raise InvalidRequest("A plan starts every 1 to 52 weeks.")
+    cron = schedule.cron
+    if cron and (len(cron.split()) != 5 or _at_random(cron) or not croniter.is_valid(cron)):
         raise InvalidRequest(f"“{cron}” is not a schedule; write five cron fields, such as 0 22 * * 1-5.")
+    if _cover_the_week(schedule.blackouts):
+        raise InvalidRequest("The blackouts cover the whole week, so nothing could ever start; leave some time free.")
+    if cron and not next_starts(schedule, datetime.now(UTC), 1):
+        raise InvalidRequest(f"“{cron}” names a day that never comes; choose another.")
+
+
+def _at_random(cron: str) -> bool:
+    """croniter reads R so, and would name another time on every look."""
+    return any(part.upper().startswith("R") for part in re.split(r"[\s,]", cron))
+
+
+def next_starts(schedule: Schedule, after: datetime, count: int) -> list[datetime]:
+    return list(islice(starts(schedule, after), count))
+
+
+def starts(schedule: Schedule, after: datetime) -> Iterator[datetime]:
+    """Strictly after `after`, rising, in UTC, without end unless the cron expression never comes again. Those that
+    fall into a blackout come at its end, as one."""
+    if not schedule.cron or _cover_the_week(schedule.blackouts):
+        return
+    last = after
+    begin = _begin_of_blackout(schedule, after)
+    for at in _unhindered(schedule, after if begin is None else begin - JUST_BEFORE):
+        start = _free(schedule, at)
+        if start > last:
+            yield start
+            last = start
+
+
+def due(schedule: Schedule, missed: datetime, now: datetime) -> tuple[datetime | None, datetime | None]:
+    """What to do about a start whose time has come: the start to make now and the next one. However many were
+    missed, one is made up for; within a blackout it waits for the end."""
+    free = _free(schedule, now)
+    if free != now:
+        return None, free
+    return latest_start(schedule, missed, now), next(starts(schedule, now), None)
+
+
+def latest_start(schedule: Schedule, missed: datetime, now: datetime) -> datetime:
+    """The newest start from `missed` to `now`. The search reaches back in growing steps, since a plan of every
+    minute may have slept for a year."""
+    back = timedelta(hours=1)
+    while (begin := max(now - back, missed)) > missed:
+        found = list(takewhile(lambda start: start <= now, starts(schedule, begin)))
+        if found:
+            return found[-1]
+        back *= 8
+    return [missed, *takewhile(lambda start: start <= now, starts(schedule, missed))][-1]
+
+
+def _unhindered(schedule: Schedule, after: datetime) -> Iterator[datetime]:
+    """The starts as if there were no blackouts. The hour that autumn repeats fires the first time; a time that
+    spring skips comes as much later as the clock was put forward."""
+    zone = ZoneInfo(schedule.time_zone)
+    last, skipped = after, list[datetime]()
+    local = after.astimezone(zone)
+    put_forward = (local.utcoffset() or timedelta()) - ((after - DAY).astimezone(zone).utcoffset() or timedelta())
+    for wall in _wall_times(schedule, local.replace(tzinfo=None) - max(put_forward, timedelta())):
+        at = wall.replace(tzinfo=zone).astimezone(UTC)
+        if at.astimezone(zone).replace(tzinfo=None) != wall:
+            skipped.append(at)
+            continue
+        for start in (*(early for early in skipped if early < at), at):
+            if start > last:
+                yield start
+                last = start
+        skipped = [late for late in skipped if late > at]
+
+
+def _wall_times(schedule: Schedule, after: datetime) -> Iterator[datetime]:
+    times = croniter(schedule.cron, after)
     try:
-        next_starts(cron, time_zone, datetime.now(UTC), 1)
-    except CroniterBadDateError as error:
-        raise InvalidRequest(f"“{cron}” names a day that never comes; choose another.") from error
+        while (wall := times.get_next(datetime)) < after + NEVER:
+            weeks = _weeks_to_wait(schedule, wall.date())
+            if weeks:
+                monday = wall.date() - wall.weekday() * DAY + weeks * 7 * DAY
+                times.set_current(datetime.combine(monday, time.min) - JUST_BEFORE, force=True)
+            else:
+                yield wall
+    except CroniterBadDateError:
+        return
 
 
-def next_starts(cron: str, time_zone: str, after: datetime, count: int) -> list[datetime]:
-    """The next `count` starts strictly after `after`, in UTC. Local time is walked, not UTC: so the hour that
-    autumn repeats fires once, and a start in the hour that spring skips comes an hour later."""
-    if not cron:
-        return []
-    zone = ZoneInfo(time_zone)
-    wall = croniter(cron, after.astimezone(zone).replace(tzinfo=None))
-    starts: list[datetime] = []
-    while len(starts) < count:
-        local: datetime = wall.get_next(datetime)
-        start = local.replace(tzinfo=zone).astimezone(UTC)
-        if start > after and start not in starts:
-            starts.append(start)
-    return starts
+def _weeks_to_wait(schedule: Schedule, day: date) -> int:
+    """0 in a week that counts. Weeks begin on Monday."""
+    if schedule.first_week is None and schedule.every_weeks == 1:
+        return 0
+    first = schedule.first_week or date(1970, 1, 5)
+    weeks = ((day - day.weekday() * DAY) - (first - first.weekday() * DAY)).days // 7
+    return -weeks if weeks < 0 else -weeks % schedule.every_weeks
 
 
-def latest_start(cron: str, time_zone: str, missed: datetime, now: datetime) -> datetime:
-    """The newest start from `missed` to `now`: however many were missed, one is caught up."""
-    latest = missed
-    while (following := next_starts(cron, time_zone, latest, 1)[0]) <= now:
-        latest = following
-    return latest
+def _free(schedule: Schedule, at: datetime) -> datetime:
+    """`at`, or the end of the blackouts it lies in."""
+    while window := _blackout_around(schedule, at):
+        at = window[1]
+    return at
+
+
+def _begin_of_blackout(schedule: Schedule, at: datetime) -> datetime | None:
+    begin = None
+    while window := _blackout_around(schedule, at if begin is None else begin - JUST_BEFORE):
+        begin = window[0]
+    return begin
+
+
+def _blackout_around(schedule: Schedule, at: datetime) -> tuple[datetime, datetime] | None:
+    """Where the clock is changed a window is taken rather too long than too short."""
+    if not schedule.blackouts:
+        return None
+    zone = ZoneInfo(schedule.time_zone)
+    today = at.astimezone(zone).date()
+    for day in (today - DAY, today, today + DAY):
+        for blackout in (blackout for blackout in schedule.blackouts if day.weekday() in blackout.days):
+            last_day = day if blackout.end > blackout.start else day + DAY
+            begin = min(_both_readings(datetime.combine(day, blackout.start), zone))
+            end = max(_both_readings(datetime.combine(last_day, blackout.end), zone))
+            if begin <= at < end:
+                return begin, end
+    return None
+
+
+def _both_readings(wall: datetime, zone: ZoneInfo) -> list[datetime]:
+    return [wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)]
+
+
+def _cover_the_week(blackouts: Sequence[Blackout]) -> bool:
+    covered_until = 0
+    for begin, end in sorted(_minutes(blackouts)):
+        if begin > covered_until:
+            return False
+        covered_until = max(covered_until, end)
+    return covered_until >= MINUTES_A_WEEK
+
+
+def _minutes(blackouts: Sequence[Blackout]) -> Iterator[tuple[int, int]]:
+    """Each window in minutes since Monday, and once more a week before: the last night reaches into Monday."""
+    for blackout in blackouts:
+        start = blackout.start.hour * 60 + blackout.start.minute
+        end = blackout.end.hour * 60 + blackout.end.minute
+        length = (end - start - 1) % MINUTES_A_DAY + 1
+        for day in blackout.days:
+            begin = day * MINUTES_A_DAY + start
+            yield begin, begin + length
+            yield begin - MINUTES_A_WEEK, begin - MINUTES_A_WEEK + length

@@ -1,19 +1,23 @@
+import logging
 from collections.abc import Iterable
+from datetime import datetime
 
 from django.db import transaction
 from django.utils import timezone
 
 from backups.archive import gc, verify
-from backups.errors import ArchiveDamaged, Conflict
+from backups.errors import ArchiveDamaged, Conflict, InvalidRequest
 from backups.models import Archive, Plan, Vm
 from backups.models.archives import ArchiveState
 from backups.models.recoveries import RecoveryState
-from backups.retention import Kept, reasons_to_keep
+from backups.retention import Candidate, Verdict, judge
 from backups.services import audit
 from backups.services.audit import Actor
+from backups.services.plans import rules_of
 from backups.services.repositories import open_store
 from backups.services.tenants import reading_keys
 
+log = logging.getLogger(__name__)
 IN_USE = (RecoveryState.QUEUED, RecoveryState.RUNNING)
 
 
@@ -21,7 +25,9 @@ def delete_archive(actor: Actor, archive: Archive, reason: str = "by hand") -> N
     """The row first, the manifest after it: a kill between the two leaves a manifest that the tick deletes. No
     other archive is touched, since every manifest is complete."""
     with transaction.atomic():
-        Archive.objects.select_for_update().get(pk=archive.pk)
+        held = Archive.objects.select_for_update().get(pk=archive.pk)
+        if held.locked_until and held.locked_until > timezone.now():
+            raise Conflict(f"This archive is locked until {_day(held.locked_until)}; nobody can delete it before.")
         if archive.recovery_items.filter(state__in=IN_USE).exists():
             raise Conflict("This archive is being recovered; delete it afterwards.")
         open_archive = Archive.objects.filter(pk=archive.pk).exclude(state=ArchiveState.DELETED)
@@ -48,15 +54,53 @@ def verify_archive(actor: Actor, archive: Archive) -> bool:
 
 def apply_retention(plan: Plan, vms: Iterable[Vm]) -> None:
     """Called after each run. Only archives that this plan's tenant has of these VMs are considered."""
+    now = timezone.now()
     for vm in vms:
-        good = Archive.objects.for_tenant(plan.tenant).filter(vm=vm, state=ArchiveState.GOOD)
-        archives = list(good.exclude(recovery_items__state__in=IN_USE))
-        kept = reasons_to_keep(
-            [Kept(id=str(a.pk), backup_time=a.backup_time) for a in archives],
-            count=plan.keep_count,
-            days=plan.keep_days,
-            now=timezone.now(),
-        )
-        for archive in archives:
-            if str(archive.pk) not in kept:
-                delete_archive(None, archive, reason=f"retention of {plan.name}")
+        for archive, verdict in retention_of(plan, vm, now):
+            if not verdict.stays:
+                _delete_by_rule(archive, f"retention of {plan.name}: {verdict}")
+
+
+def _delete_by_rule(archive: Archive, reason: str) -> None:
+    try:
+        delete_archive(None, archive, reason)
+    except Conflict as error:
+        log.info("retention leaves %s: %s", archive, error)
+
+
+def retention_of(plan: Plan, vm: Vm, now: datetime) -> list[tuple[Archive, Verdict]]:
+    """What the plan's rules say now of each archive of the VM, newest first. Those being recovered are left out."""
+    there = Archive.objects.for_tenant(plan.tenant).filter(vm=vm).exclude(state=ArchiveState.DELETED)
+    archives = {str(archive.pk): archive for archive in there.exclude(recovery_items__state__in=IN_USE)}
+    verdicts = judge(rules_of(plan), [_candidate(archive) for archive in archives.values()], now)
+    return [(archives[key], verdict) for key, verdict in verdicts.items()]
+
+
+def _candidate(archive: Archive) -> Candidate:
+    return Candidate(
+        id=str(archive.pk),
+        backup_time=archive.backup_time,
+        good=archive.state == ArchiveState.GOOD,
+        locked_until=archive.locked_until,
+    )
+
+
+def lock_archive(actor: Actor, archive: Archive, until: datetime) -> Archive:
+    """A lock is only ever prolonged."""
+    if until <= timezone.now():
+        raise InvalidRequest("A lock ends in the future; choose a later day.")
+    with transaction.atomic():
+        held = Archive.objects.select_for_update().get(pk=archive.pk)
+        if held.state == ArchiveState.DELETED:
+            raise Conflict("This archive has been deleted; nothing is left to lock.")
+        if held.locked_until and held.locked_until > until:
+            raise Conflict(f"The archive is locked until {_day(held.locked_until)}; a lock is never shortened.")
+        held.locked_until = until
+        held.save(update_fields=["locked_until"])
+        detail = {"archive": str(held.pk), "until": until.isoformat()}
+        audit.record(actor, held.tenant, "archive.lock", str(held), **detail)
+    return held
+
+
+def _day(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"

@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import transaction
@@ -8,7 +9,8 @@ from django.utils import timezone
 
 from backups.errors import Conflict, InvalidRequest
 from backups.models import Plan, Tenant, VApp, Vm
-from backups.schedule import check_schedule, next_starts
+from backups.retention import Rules
+from backups.schedule import Schedule, check_schedule, next_starts, read_blackouts
 from backups.services import audit
 from backups.services.audit import Actor
 
@@ -16,11 +18,23 @@ OPTIONS = (
     "name",
     "cron",
     "time_zone",
+    "every_weeks",
+    "first_week",
+    "blackouts",
     "keep_count",
     "keep_days",
+    "keep_daily",
+    "keep_weekly",
+    "keep_monthly",
+    "keep_yearly",
+    "gfs_weekday",
     "repository",
     "policy",
+    "metric",
     "batch_size",
+    "vapps_whole",
+    "hold_budget_s",
+    "over_budget",
     "readers",
     "quiesce",
 )
@@ -54,13 +68,39 @@ def change_plan(actor: Actor, plan: Plan, **options: Any) -> Plan:
 
 
 def _prepare(plan: Plan) -> None:
-    check_schedule(plan.cron, plan.time_zone)
-    starts = next_starts(plan.cron, plan.time_zone, timezone.now(), 1)
+    check_schedule(schedule_of(plan))
+    if plan.every_weeks > 1 and plan.first_week is None:
+        plan.first_week = timezone.now().astimezone(ZoneInfo(plan.time_zone)).date()
+    starts = next_starts(schedule_of(plan), timezone.now(), 1)
     plan.next_start_at = starts[0] if starts else None
     try:
         plan.full_clean(exclude=["next_start_at"])
     except ValidationError as error:
         raise InvalidRequest(_sentence(error)) from error
+
+
+def schedule_of(plan: Plan) -> Schedule:
+    """Raises InvalidRequest if the blackouts are not understood."""
+    return Schedule(
+        cron=plan.cron,
+        time_zone=plan.time_zone,
+        every_weeks=plan.every_weeks,
+        first_week=plan.first_week,
+        blackouts=read_blackouts(plan.blackouts),
+    )
+
+
+def rules_of(plan: Plan) -> Rules:
+    return Rules(
+        count=plan.keep_count,
+        days=plan.keep_days,
+        daily=plan.keep_daily,
+        weekly=plan.keep_weekly,
+        monthly=plan.keep_monthly,
+        yearly=plan.keep_yearly,
+        weekday=plan.gfs_weekday,
+        time_zone=plan.time_zone,
+    )
 
 
 def _sentence(error: ValidationError) -> str:
@@ -73,7 +113,7 @@ def _sentence(error: ValidationError) -> str:
 
 
 def _readable(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value if isinstance(value, int | None) else str(value) for name, value in options.items()}
+    return {name: value if isinstance(value, int | list | None) else str(value) for name, value in options.items()}
 
 
 @transaction.atomic

@@ -13,8 +13,9 @@ from backups.leases import DRAIN, NO_LEASE
 from backups.models import Event, Plan, Recovery, Run, RunItem, SnapshotRecord, VCenter
 from backups.models.recoveries import RECOVERY_FINAL
 from backups.models.runs import HOLDING, RUN_FINAL, ItemState
-from backups.schedule import latest_start, next_starts
+from backups.schedule import due
 from backups.services.loads import measure_items, set_priorities
+from backups.services.plans import schedule_of
 from backups.services.recoveries import hint_recovery
 from backups.services.runs import (
     cancel_open_items,
@@ -50,15 +51,12 @@ def tick() -> None:
 def start_due_plans(now: datetime) -> None:
     """A slot that was missed is caught up once. The next start moves on first, and only one tick moves it."""
     for plan in Plan.objects.filter(next_start_at__lte=now).select_related("tenant", "repository"):
-        due = plan.next_start_at
-        assert due is not None  # noqa: S101
-        following = next_starts(plan.cron, plan.time_zone, now, 1)
-        slot = latest_start(plan.cron, plan.time_zone, due, now)
+        missed = plan.next_start_at
+        assert missed is not None  # noqa: S101
+        slot, following = due(schedule_of(plan), missed, now)
         with transaction.atomic():
-            moved = Plan.objects.filter(pk=plan.pk, next_start_at=due).update(
-                next_start_at=following[0] if following else None
-            )
-            if moved:
+            moved = Plan.objects.filter(pk=plan.pk, next_start_at=missed).update(next_start_at=following)
+            if moved and slot:
                 _start(plan, slot)
 
 

@@ -89,7 +89,7 @@ class PlanStarts(TenantView):
     @answers({200: Starts})
     def get(self, request: Request, plan_id: UUID, **_: Any) -> Response:  # noqa: ARG002
         plan = self.one(plan_id)
-        return Response({"starts": next_starts(plan.cron, plan.time_zone, timezone.now(), 5)})
+        return Response({"starts": next_starts(service.schedule_of(plan), timezone.now(), 5)})
 
 
 class _Targeting(TenantView):

@@ -9,7 +9,7 @@ from django.views.decorators.http import require_POST
 
 from backups.errors import HotfirstError
 from backups.models import Plan, Role, Tenant
-from backups.schedule import check_schedule, next_starts
+from backups.schedule import Schedule, check_schedule, next_starts
 from backups.services import plans as service
 from backups.services.runs import start_run
 from portal.access import tenant_view
@@ -76,8 +76,9 @@ def _starts(schedule: ScheduleForm) -> dict[str, object]:
     if not cron:
         return {"told": "It starts only when somebody presses “Back up now”."}
     try:
-        check_schedule(cron, zone)
-        return {"at": next_starts(cron, zone, timezone.now(), 5), "zone": zone}
+        timed = Schedule(cron=cron, time_zone=zone)
+        check_schedule(timed)
+        return {"at": next_starts(timed, timezone.now(), 5), "zone": zone}
     except HotfirstError as error:
         return {"told": str(error)}
 
