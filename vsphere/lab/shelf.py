@@ -7,6 +7,7 @@ from pathlib import Path
 from pyVmomi import vim
 
 from vsphere.lab.disk import LabDisk
+from vsphere.lab.witness import Witness
 
 FILE_NAME = re.compile(r"\[(?P<datastore>[^\]]+)\] *(?P<path>.*)")
 
@@ -24,6 +25,8 @@ class DiskShelf:
         self.root = root.resolve()
         self._lock = threading.Lock()
         self._disks: dict[Path, LabDisk] = {}
+        self.witness: Witness | None = None
+        """Told of each snapshot, if there is one."""
 
     def path(self, datastore: str, relative: str) -> Path:
         """Raises InvalidDatastorePath for a datastore that does not exist or a path that leads out of it."""

@@ -32,6 +32,8 @@ class Snapshot(Managed):
             raise vim.fault.TooManySnapshotLevels(msg="A VM can have at most 32 snapshots.")
         number = vm.registry.next_serial()
         with vm.stunned() as disks:
+            if vm.lab.shelf.witness:
+                vm.lab.shelf.witness.record(name, {device.key: disk for device, disk in vm.disks()})
             for disk in disks:
                 disk.snapshot(number)
             created = wire.now()
