@@ -5,9 +5,9 @@ raises `attempt`, renews its lease while it works, and names its attempt in ever
 row over, nothing it writes counts.
 """
 
+import logging
 import multiprocessing
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -24,18 +24,23 @@ from django_q.brokers import get_broker
 from backups.errors import Interrupted
 from backups.models.jobs import Job
 
+log = logging.getLogger(__name__)
+
 DRAIN = multiprocessing.get_context("fork").Value("b", 0, lock=False)
 """Set by `manage.py worker` on SIGTERM and seen by all its forked children: take nothing new, stop what runs.
 A plain byte without a lock, so a killed child cannot block it."""
 
 
 def owner() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return f"{settings.HOTFIRST_HOST}:{os.getpid()}"
 
 
 def lease_fields() -> dict[str, Any]:
     return {"lease_owner": owner(), "lease_until": timezone.now() + timedelta(seconds=settings.HOTFIRST_LEASE_S)}
 
+
+STUCK = 5
+"""The exit code of a process whose work hung."""
 
 NO_LEASE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
 
@@ -50,9 +55,15 @@ def release(job: Job) -> None:
     held(job).update(**NO_LEASE)
 
 
+def _left_s(job: Job) -> float:
+    left = job.lease_until - timezone.now() if job.lease_until else timedelta()
+    return left.total_seconds()
+
+
 class Heartbeat:
     """Renews the lease of a claimed job in a thread of its own, writes its progress about once a second, and
-    notices that the work must stop. The work calls `check` often."""
+    notices that the work must stop. The work calls `check` or `report` often: after `stuck_after_s` without, the
+    process ends, and with it whatever the work hangs in. Another one takes the job over."""
 
     def __init__(
         self,
@@ -60,8 +71,13 @@ class Heartbeat:
         *,
         should_stop: Callable[[], str | None] = lambda: None,
         on_progress: Callable[[dict[str, Any]], None] = lambda _: None,
+        stuck_after_s: float | None = None,
     ) -> None:
+        """`stuck_after_s`: that of the settings by default."""
         self._job, self._should_stop, self._on_progress = job, should_stop, on_progress
+        self._stuck_after_s = settings.HOTFIRST_STUCK_S if stuck_after_s is None else stuck_after_s
+        self._alive_at = time.monotonic()
+        self._lease_ends_at = self._alive_at + _left_s(job)
         self._progress: dict[str, Any] = {}
         self._stop = threading.Event()
         self._reason: str | None = None
@@ -77,28 +93,38 @@ class Heartbeat:
 
     def report(self, **progress: Any) -> None:
         """Fields of the job to be written with the next beat; the newest value wins."""
+        self._alive_at = time.monotonic()
         self._progress = {**self._progress, **progress}
 
     def check(self) -> None:
-        """Raises Interrupted when the lease is lost, the job is cancelled or the worker drains."""
+        """Raises Interrupted when the lease is lost or over, the job is cancelled or the worker drains."""
+        self._alive_at = time.monotonic()
         if self._reason:
             raise Interrupted(self._reason)
+        if self._alive_at > self._lease_ends_at:
+            # The database is away, or this process was stopped for a while: another worker may be at it.
+            raise Interrupted("The lease on this work could not be renewed in time, so it was given up.")
 
     def _run(self) -> None:
-        last_success = time.monotonic()
         interval_s = min(1.0, settings.HOTFIRST_LEASE_S / 4)
         try:
             while not self._reason and not self._stop.wait(interval_s):
+                self._end_if_stuck()
+                began_at = time.monotonic()
                 try:
                     self._beat()
-                    last_success = time.monotonic()
+                    self._lease_ends_at = began_at + settings.HOTFIRST_LEASE_S
                 except DatabaseError:
                     # The database may come back before the lease is over; until then nobody else works here.
                     connection.close()
-                    if time.monotonic() - last_success > settings.HOTFIRST_LEASE_S:
-                        self._reason = "The database could not be reached, so the work was given up."
         finally:
             connection.close()
+
+    def _end_if_stuck(self) -> None:
+        still_s = time.monotonic() - self._alive_at
+        if still_s > self._stuck_after_s:
+            log.critical("%s %s was stuck for %d s; this process ends", type(self._job).__name__, self._job.pk, still_s)
+            os._exit(STUCK)
 
     def _beat(self) -> None:
         progress, self._progress = self._progress, {}

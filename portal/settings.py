@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import socket
 from contextlib import suppress
 from pathlib import Path
 
@@ -176,7 +177,9 @@ HOTFIRST_PLATFORM = env.str("HOTFIRST_PLATFORM", default="vsphere.platform.conne
 HOTFIRST_FETCH_CERTIFICATE = "vsphere.platform.fetch_certificate"
 HOTFIRST_FINGERPRINT = "vsphere.platform.fingerprint"
 HOTFIRST_MASTER_KEY = env.str("HOTFIRST_MASTER_KEY", default="")
+HOTFIRST_HOST = env.str("HOTFIRST_HOST", default=socket.gethostname())
 HOTFIRST_LEASE_S = env.float("HOTFIRST_LEASE_S", default=60)
+HOTFIRST_STUCK_S = env.float("HOTFIRST_STUCK_S", default=1800)
 HOTFIRST_LOAD_WINDOW_S = env.int("HOTFIRST_LOAD_WINDOW_S", default=900)
 
 REST_FRAMEWORK = {

@@ -1,76 +1,73 @@
-"""django-q2, made safe: no orphaned children, a bounded stop, and an exit when it no longer takes work.
+"""A worker of a host: two clusters, so that long archives never keep the tick waiting. This process runs the one for
+short work, and a child of it the one for readers. What has gone wrong here ends here: all that counts is in the
+database, and whoever started this process starts it again.
 
-Two clusters, so that long archives never keep the tick waiting: this process runs the one for short work, and a
-child of it the one for readers.
+Exits 0 after SIGTERM, 1 when its cluster died, 3 when it did not stop in time, 4 when a cluster took no more work.
 """
 
-import ctypes
 import os
-import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from datetime import timedelta
-from types import FrameType
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
+from django.db import Error as DatabaseError
 from django.db import connection
 from django.utils import timezone
-from django_q.cluster import Cluster
 from django_q.conf import Conf
 from django_q.models import OrmQ, Schedule
 
 from backups.leases import DRAIN
-from backups.models import Recovery, Run, RunItem
+from backups.locks import exclusive
 from backups.queues import READERS, hint
+from portal.cluster import DieWithParent, DrainingCluster, forks_die_with_parents
 
-PR_SET_PDEATHSIG = 1
-STOP_DEADLINE_S = 90
-DEAF_AFTER = timedelta(minutes=10)
-
-
-def die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+STOP_S = float(os.environ.get("HOTFIRST_STOP_S", 90))
+DEAF_S = float(os.environ.get("HOTFIRST_DEAF_S", 180))
 
 
-def stop_for_certain(seconds: float) -> None:
-    """The cluster's own stop can hang for ever on the locks of a killed child; the leases cover what it leaves."""
-    timer = threading.Timer(seconds, lambda: os._exit(3))
+def stop_for_certain() -> None:
+    """The leases cover what is left undone."""
+    timer = threading.Timer(STOP_S, lambda: os._exit(3))
     timer.daemon = True
     timer.start()
 
 
-class DrainingCluster(Cluster):
-    readers: "subprocess.Popen[bytes] | None" = None
-
-    def sig_handler(self, signum: int, frame: FrameType | None) -> None:
-        DRAIN.value = 1
-        if self.readers:
-            self.readers.terminate()
-        stop_for_certain(float(os.environ.get("HOTFIRST_STOP_S", STOP_DEADLINE_S)))
-        super().sig_handler(signum, frame)
-
-
 def ensure_schedules() -> None:
     """Static ones alone: a tenant's plans are rows of their own, which the tick reads."""
-    Schedule.objects.update_or_create(
-        name="tick", defaults={"func": "backups.tasks.tick.tick", "schedule_type": Schedule.MINUTES, "minutes": 1}
-    )
-    Schedule.objects.update_or_create(
-        name="collect", defaults={"func": "backups.tasks.collect.collect", "schedule_type": Schedule.DAILY}
-    )
+    with exclusive("schedules"):
+        Schedule.objects.update_or_create(
+            name="tick", defaults={"func": "backups.tasks.tick.tick", "schedule_type": Schedule.MINUTES, "minutes": 1}
+        )
+        Schedule.objects.update_or_create(
+            name="collect", defaults={"func": "backups.tasks.collect.collect", "schedule_type": Schedule.DAILY}
+        )
 
 
-def is_deaf() -> bool:
-    """A message has waited long though nobody here is at work: the children have deadlocked."""
-    if not OrmQ.objects.filter(key=Conf.CLUSTER_NAME, lock__lt=timezone.now() - DEAF_AFTER).exists():
+def tick_soon() -> bool:
+    """False if the database is away just now."""
+    try:
+        hint("backups.tasks.tick.tick")
+    except DatabaseError:
+        connection.close()
         return False
-    here = {"lease_until__gt": timezone.now(), "lease_owner__startswith": f"{socket.gethostname()}:"}
-    return not any(model._default_manager.filter(**here).exists() for model in (Run, RunItem, Recovery))
+    return True
+
+
+def is_deaf(cluster: DrainingCluster) -> bool:
+    """A message has waited long, and nobody took any though there are hands free: the children have deadlocked."""
+    if cluster.began_nothing_for_s() < DEAF_S or not cluster.has_idle_workers():
+        return False
+    long_ago = timezone.now() - timedelta(seconds=DEAF_S)
+    try:
+        return OrmQ.objects.filter(key=Conf.CLUSTER_NAME, lock__lt=long_ago).exists()
+    except DatabaseError:
+        connection.close()
+        return False
 
 
 class Command(BaseCommand):
@@ -82,42 +79,58 @@ class Command(BaseCommand):
             ensure_schedules()
             hint("backups.tasks.tick.tick")
             readers = self._start_readers()
-        os.register_at_fork(after_in_child=die_with_parent)
+        forks_die_with_parents()
         connection.close()
         cluster = DrainingCluster()
         cluster.readers = readers
         cluster.start()
         self._watch(cluster)
+        stop_for_certain()
         if readers:
             readers.terminate()
             readers.wait()
-        sys.exit(0 if DRAIN.value else 1)
+        os._exit(0 if DRAIN.value else 1)
 
     def _start_readers(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             [sys.executable, sys.argv[0], "worker"],
             env={**os.environ, "Q_CLUSTER_NAME": READERS},
-            preexec_fn=die_with_parent,
+            preexec_fn=DieWithParent(),
         )
 
     def _watch(self, cluster: DrainingCluster) -> None:
         looked_at = started_at = time.monotonic()
         second_tick_due = Conf.CLUSTER_NAME != READERS
         while cluster.sentinel.is_alive():
-            time.sleep(0.5)
+            time.sleep(0.2)
             if DRAIN.value:
-                continue
+                self._drain(cluster)
+                return
             if cluster.readers and cluster.readers.poll() is not None:
-                self._leave("The readers have died; leaving, so that all is started again.")
+                self._leave(cluster, "The readers have died")
             if second_tick_due and time.monotonic() - started_at > settings.HOTFIRST_LEASE_S + 1:
                 # By now the leases of a worker that was killed just before this one started are over.
-                second_tick_due = False
-                hint("backups.tasks.tick.tick")
-            if time.monotonic() - looked_at > 60:
+                second_tick_due = not tick_soon()
+            if time.monotonic() - looked_at > DEAF_S / 3:
                 looked_at = time.monotonic()
-                if is_deaf():
-                    self._leave("The workers take no work any more; leaving, so that all is started again.")
+                if is_deaf(cluster):
+                    self._leave(cluster, "The workers take no work any more")
 
-    def _leave(self, reason: str) -> None:
-        self.stderr.write(reason)
+    def _drain(self, cluster: DrainingCluster) -> None:
+        stop_for_certain()
+        cluster.stop()
+        while cluster.sentinel.is_alive():
+            time.sleep(0.1)
+
+    def _leave(self, cluster: DrainingCluster, reason: str) -> None:
+        """Whoever is still at work is given the time to stop in order."""
+        self.stderr.write(f"{reason}; leaving, so that all is started again.")
+        DRAIN.value = 1
+        deadline = time.monotonic() + STOP_S
+        if cluster.readers:
+            cluster.readers.terminate()
+        while time.monotonic() < deadline and (
+            cluster.busy_workers() or (cluster.readers and cluster.readers.poll() is None)
+        ):
+            time.sleep(0.1)
         os._exit(4)
