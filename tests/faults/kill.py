@@ -1,124 +1,186 @@
-"""Kills workers in the middle of runs and looks for what was lost.
+"""Kills processes in the middle of runs and looks for what was lost.
 
-`python -m tests.faults.kill --rounds N` starts a lab vCenter and a worker on a SQLite database of its own, or on the
-one that DATABASE_URL names (`python -m tests.with_postgres -- python -m tests.faults.kill`). In each round it
-starts a run, kills -9 one process of the worker, or all of them, at a random moment, starts the worker again if need
-be, and waits for the end. Prints one JSON object: rounds, and how many archives were lost, snapshots left, runs hung
-and VMs archived twice.
+`python -m tests.faults.kill --rounds N [--seed S] [--engine sqlite|postgres]` starts a lab vCenter, a database of its
+own (a throw-away PostgreSQL where its programs are installed, else SQLite) and a worker. In each round it starts a run
+of two tenants, kills -9 whatever chance names at moments that chance names, starts again what is dead, and waits for
+the end. Its last line is one JSON object:
+
+lost            archives that the database calls good and that do not verify or do not restore to what their snapshot
+                held, as the lab wrote it down when the snapshot was made
+snapshots_left  snapshots of ours that a minute of ticks after the run's end did not remove
+hung            runs that did not end
+doubled         items that two readers worked at at once: claimed under another's lease, or archived twice
 """
 
 import argparse
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-LEASE_S = 4
-TIMEOUT_S = 150
+from tests.faults.installation import Installation, installation
+from tests.faults.programs import children, family, kill
+from tests.with_postgres import programs
+
+RUN_ENDS_S = 180
+SWEPT_S = 60
+MOMENTS_S = (0.1, 7.0)
+TICK_S = 2.0
+COLLECT_SHARE = 0.3
+VICTIMS = {
+    "reader": 5, "readers sentinel": 1, "readers main": 1, "child": 3, "sentinel": 2, "main": 2, "worker": 3,
+    "lab": 4, "postmaster": 2, "backend": 2,
+}  # fmt: skip
+"""And their weights. `worker`: all of its processes at once; `child`, `reader`: of one of the two clusters."""
+
+
+@dataclass
+class Found:
+    rounds: int = 0
+    lost: int = 0
+    snapshots_left: int = 0
+    hung: int = 0
+    doubled: int = 0
+    archives: int = 0
+    runs: dict[str, int] = field(default_factory=Counter)
+    killed: dict[str, int] = field(default_factory=Counter)
+    restarted: int = 0
+    seconds: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.snapshots_left or self.hung or self.doubled)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=None)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--engine", choices=("sqlite", "postgres"), default="postgres" if programs() else "sqlite")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="hotfirst-kill-") as home:
-        os.environ |= {"HOTFIRST_HOME": home, "DJANGO_SETTINGS_MODULE": "portal.settings", "LOG_LEVEL": "ERROR"}
-        os.environ |= {"HOTFIRST_LEASE_S": str(LEASE_S), "HOTFIRST_LOAD_WINDOW_S": "5"}
-        found = _rounds(Path(home), options.rounds, random.Random(options.seed))
-    print(json.dumps(found))
-    return 0 if not any(found[name] for name in ("lost", "snapshots_left", "hung", "doubled")) else 1
+    print(f"{options.rounds} rounds on {options.engine}, seed {options.seed}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="hotfirst-kill-", ignore_cleanup_errors=True) as home:
+        found = play(Path(home), options.engine, options.rounds, random.Random(options.seed))
+    print(json.dumps(vars(found)))
+    return 0 if found.clean else 1
 
 
-def _rounds(home: Path, rounds: int, chance: random.Random) -> dict[str, int]:
-    import django
+def play(home: Path, engine: str, rounds: int, chance: random.Random) -> Found:
+    found, began = Found(), time.monotonic()
+    with installation(home, engine) as made:
+        from tests.faults import checks
 
-    django.setup()
-    from django.core.management import call_command
-
-    from portal.demo import processes, world
-
-    call_command("migrate", verbosity=0)
-    found = {"rounds": 0, "lost": 0, "snapshots_left": 0, "hung": 0, "doubled": 0}
-    with ExitStack() as stack:
-        endpoint = processes.start_lab(stack, home / "lab", 1.0)
-        made = world.build(endpoint)
-        worker = processes.start(stack, "worker", "manage.py", "worker")
-        time.sleep(3)
+        checks.watch_for_overlaps()
+        made.start_worker("one")
         for _ in range(rounds):
-            worker = _round(stack, made, worker, chance, found)
-            found["rounds"] += 1
+            Round(made, chance, found).play()
+            found.rounds += 1
+        found.doubled += made.steadily(checks.overlaps)
+    found.seconds = round(time.monotonic() - began)
     return found
 
 
-def _round(
-    stack: ExitStack, made: Any, worker: "subprocess.Popen[bytes]", chance: random.Random, found: dict[str, int]
-) -> "subprocess.Popen[bytes]":
-    from backups.services.runs import start_run
-    from portal.demo import processes
+class Round:
+    def __init__(self, made: Installation, chance: random.Random, found: Found) -> None:
+        self._made, self._chance, self._found = made, chance, found
+        self._began = self._ticked = time.monotonic()
+        strikes = chance.choices((1, 2, 3), (5, 3, 2))[0]
+        self._strikes = sorted(chance.uniform(*MOMENTS_S) for _ in range(strikes))
 
-    run = start_run(made.provider, made.plans["Acme"])
-    time.sleep(chance.uniform(0.2, 5))
-    _kill(worker, chance)
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        if worker.poll() is not None:
-            worker = processes.start(stack, f"worker-{time.time_ns()}", "manage.py", "worker")
-        run.refresh_from_db()
-        if run.finished_at:
-            break
-        time.sleep(0.5)
-    _check(made, run, found)
-    return worker
+    def play(self) -> None:
+        from backups.services.runs import start_run
+
+        made = self._made
+        runs = [made.steadily(lambda p=plan: start_run(made.provider, p)) for plan in made.plans]
+        self._maybe_collect()
+        deadline = self._began + RUN_ENDS_S
+        while not (ended := self._ended(runs)) and time.monotonic() < deadline:
+            self._live_on()
+        self._check(runs, ended)
+
+    def _maybe_collect(self) -> None:
+        """What nobody needs any more is collected while the run goes on."""
+        from backups.queues import hint
+
+        if self._chance.random() < COLLECT_SHARE:
+            self._made.steadily(lambda: hint("backups.tasks.collect.collect"))
+
+    def _live_on(self) -> None:
+        if self._strikes and time.monotonic() - self._began > self._strikes[0]:
+            self._strikes.pop(0)
+            self._strike()
+        time.sleep(0.3)
+        self._found.restarted += self._made.revive()
+        if time.monotonic() - self._ticked > TICK_S:
+            self._made.tick()
+            self._ticked = time.monotonic()
+
+    def _strike(self) -> None:
+        kind = self._chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
+        pids = _pids(self._made, kind, self._chance)
+        for pid in pids:
+            kill(pid)
+        if pids:
+            self._found.killed[kind] += 1
+        print(f"  {time.monotonic() - self._began:5.1f} s: killed {kind} {pids}", file=sys.stderr, flush=True)
+
+    def _ended(self, runs: list[Any]) -> bool:
+        for run in runs:
+            self._made.steadily(run.refresh_from_db)
+        return all(run.finished_at for run in runs)
+
+    def _check(self, runs: list[Any], ended: bool) -> None:
+        from backups.models import Archive
+        from tests.faults import checks
+
+        made, found = self._made, self._found
+        found.runs.update(run.state for run in runs)
+        if not ended:
+            found.hung += sum(checks.told(f"hung: {checks.where(run)}") for run in runs if not run.finished_at)
+            return
+        found.snapshots_left += sum(checks.told(f"left: {name}") for name in self._left())
+        archives = made.steadily(lambda: list(Archive.objects.filter(run__in=runs).select_related("tenant")))
+        found.archives += len(archives)
+        found.lost += made.steadily(lambda: checks.lost(made, archives))
+        found.doubled += sum(made.steadily(lambda r=run: checks.doubled(r)) for run in runs)
+        took_s = time.monotonic() - self._began
+        print(f"round {found.rounds + 1}, {took_s:.0f} s", file=sys.stderr, flush=True)
+        for run in runs:
+            checks.told(f"  {run.plan_name} {run.state}: {run.message} {checks.failures(run)}")
+
+    def _left(self) -> list[str]:
+        from backups.errors import HotfirstError
+        from tests.faults import checks
+
+        deadline, left = time.monotonic() + SWEPT_S, ["unknown"]
+        self._strikes = []
+        while left and time.monotonic() < deadline:
+            try:
+                left = self._made.steadily(lambda: checks.snapshots(self._made))
+            except HotfirstError:
+                left = ["unknown: vCenter does not answer"]
+            if left:
+                self._live_on()
+        return left
 
 
-def _kill(worker: "subprocess.Popen[bytes]", chance: random.Random) -> None:
-    family = _family(worker.pid)
-    victims = family if chance.random() < 0.5 else [chance.choice(family)]
-    print(f"killing {len(victims)} of {len(family)} processes", file=sys.stderr)
-    for pid in victims:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def _family(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(member for child in children for member in _family(int(child)))]
-
-
-def _check(made: Any, run: Any, found: dict[str, int]) -> None:
-    from backups.archive import verify
-    from backups.errors import ArchiveError
-    from backups.models import Archive
-    from backups.services.repositories import open_store
-    from backups.services.tenants import reading_keys
-    from backups.services.vcenters import connect
-
-    if not run.finished_at:
-        found["hung"] += 1
-        print(f"hung: {list(run.items.values_list('vm_name', 'state', 'lease_owner', 'message'))}", file=sys.stderr)
-    archives = list(Archive.objects.filter(run=run))
-    found["doubled"] += len(archives) - len({archive.vm_id for archive in archives})
-    for archive in archives:
-        try:
-            verify.check(open_store(archive.repository), reading_keys(archive.tenant), str(archive.pk))
-        except ArchiveError as error:
-            found["lost"] += 1
-            print(f"lost: {archive}: {error}", file=sys.stderr)
-    with connect(made.vcenter) as platform:
-        left = platform.find_snapshots("hotfirst-")
-    if left and run.finished_at:
-        found["snapshots_left"] += len(left)
-        print(f"left: {[snapshot.name for snapshot in left]}", file=sys.stderr)
+def _pids(made: Installation, kind: str, chance: random.Random) -> list[int]:
+    main = made.workers[0].pid
+    if kind == "worker":
+        return list(family(main))
+    if kind == "lab":
+        return [made.lab.pid]
+    if kind in ("postmaster", "backend"):
+        postmaster = made.database.pid() if made.database else None
+        pids = [] if postmaster is None else [postmaster] if kind == "postmaster" else children(postmaster)
+    else:
+        pids = [pid for pid, what in family(main).items() if what == kind]
+    return [chance.choice(pids)] if pids else []
 
 
 if __name__ == "__main__":
