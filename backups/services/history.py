@@ -24,6 +24,8 @@ JITTER = timedelta(seconds=30)
 """A tick may come so much early."""
 RAW_KEPT = timedelta(days=1)
 SHOWN = timedelta(days=7)
+HOURS_ASKED_FOR = 240
+"""Of each VM: a long hold covers so many hours of the day that fewer days will do, a week at least."""
 RATES = ("write_kbps", "read_kbps", "write_iops", "read_iops")
 
 
@@ -102,7 +104,8 @@ def histories(vm_ids: Collection[UUID], now: datetime, hold_s: float) -> dict[UU
     that the hold covers on earlier days."""
     covered = covered_hours(now, hold_s)
     this_hour, yesterday = hour_of(now), timedelta(days=1)
-    earlier = [this_hour - n * HOUR for n in range(1, HISTORY // HOUR + 1)]
+    days = max(7, min(HISTORY.days, HOURS_ASKED_FOR // len(covered)))
+    earlier = [this_hour - n * HOUR for n in range(1, days * 24 + 1)]
     end = hour_of(now + timedelta(seconds=min(hold_s, 86_400))) + HOUR
     asked_for = (
         Q(at__gt=now - RECENT)
