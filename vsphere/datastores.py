@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from statistics import mean
 from typing import Any
 
@@ -19,14 +18,11 @@ from vsphere.session import Session
 LATENCY = frozenset({"datastore.totalReadLatency.average", "datastore.totalWriteLatency.average"})
 """Milliseconds, of real-time counters of hosts; their instance is the datastore's uuid."""
 LATENCY_WINDOW_S = 60
-LAYOUT_AGE_S = 15
-"""vCenter itself looks at the sizes of a VM's files only now and then (API reference: RefreshStorageInfo)."""
 REFRESHERS = 6
 PATHS: dict[type, tuple[str, ...]] = {
     vim.Datastore: (*DATASTORE_PATHS, "summary.url"),
     vim.HostSystem: ("runtime.connectionState",),
 }
-LAYOUT = "layoutEx"
 
 
 def read(session: Session, counters: PerfCounters) -> tuple[Datastore, ...]:
@@ -97,18 +93,12 @@ def worst_latencies(answers: Iterable[Any]) -> dict[str, float]:
 
 
 def growth(session: Session, vm_refs: Sequence[str]) -> dict[str, int]:
-    layouts = read_many(session, vim.VirtualMachine, vm_refs, LAYOUT)
-    stale = [ref for ref, values in layouts.items() if _is_stale(values)]
-    _refresh(session, stale, lambda stub, ref: vim.VirtualMachine(ref, stub).RefreshStorageInfo())
-    layouts |= read_many(session, vim.VirtualMachine, stale, LAYOUT)
-    return {ref: delta_bytes(values.get("layoutEx")) for ref, values in layouts.items()}
-
-
-def _is_stale(values: dict[str, Any]) -> bool:
-    layout = values.get("layoutEx")
-    if layout is None or not layout.snapshot:
-        return False
-    return bool(datetime.now(UTC) - layout.timestamp > timedelta(seconds=LAYOUT_AGE_S))
+    """vCenter itself looks at the sizes of files only now and then (API reference: RefreshStorageInfo)."""
+    chains = read_many(session, vim.VirtualMachine, vm_refs, "layoutEx.snapshot")
+    held = [ref for ref, values in chains.items() if values.get("layoutEx.snapshot")]
+    _refresh(session, held, lambda stub, ref: vim.VirtualMachine(ref, stub).RefreshStorageInfo())
+    layouts = read_many(session, vim.VirtualMachine, held, "layoutEx")
+    return {ref: delta_bytes(layouts.get(ref, {}).get("layoutEx")) for ref in chains}
 
 
 def delta_bytes(layout: Any) -> int:
