@@ -30,11 +30,12 @@ class Candidate:
     backup_time: datetime
     good: bool = True
     locked_until: datetime | None = None
+    in_use: bool = False
 
 
 @dataclass(frozen=True)
 class Reason:
-    """`rule` is newest, count, age, daily, weekly, monthly, yearly or locked."""
+    """`rule` is newest, count, age, daily, weekly, monthly, yearly, locked or in_use."""
 
     rule: str
     text: str
@@ -84,6 +85,8 @@ def _of_itself(rules: Rules, archive: Candidate, newer: int, now: datetime) -> I
         yield Reason("count", f"among the newest {rules.count}")
     if rules.days and archive.backup_time > now - timedelta(days=rules.days):
         yield Reason("age", f"younger than {rules.days} days")
+    if archive.in_use:
+        yield Reason("in_use", "being recovered")
     if archive.locked_until and archive.locked_until > now:
         yield Reason("locked", f"locked until {archive.locked_until.astimezone(ZoneInfo(rules.time_zone)):%Y-%m-%d}")
 

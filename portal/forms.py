@@ -1,91 +1,17 @@
 """Forms are given the tenant and offer its rows only; what they say is carried out by the services."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
-from zoneinfo import available_timezones
 
 from django import forms
 from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import validate_password
 
-from backups.models import Plan, Role, Tenant
+from backups.models import Role, Tenant
 from backups.models.recoveries import RecoveryMode
-from portal.schedules import FREQUENCIES, WEEKDAYS, compose, decompose
 
 EXPIRIES = (("30", "30 days"), ("90", "90 days"), ("365", "A year"))
-
-
-class ScheduleForm(forms.Form):
-    """Its cleaned data holds `cron`, composed from the controls, and the time zone."""
-
-    frequency = forms.ChoiceField(choices=FREQUENCIES, widget=forms.RadioSelect, initial="daily", label="Start")
-    minute = forms.IntegerField(min_value=0, max_value=59, initial=0, required=False, label="Minute past the hour")
-    at = forms.TimeField(
-        initial="22:00", required=False, label="Time of day", widget=forms.TimeInput({"type": "time"}, format="%H:%M")
-    )
-    weekdays = forms.MultipleChoiceField(
-        choices=WEEKDAYS, required=False, widget=forms.CheckboxSelectMultiple, label="Days of the week"
-    )
-    month_day = forms.IntegerField(min_value=1, max_value=31, initial=1, required=False, label="Day of the month")
-    cron = forms.CharField(
-        max_length=100,
-        required=False,
-        label="Cron expression",
-        help_text="Minute, hour, day, month, weekday; for example 0 22 * * 1-5.",
-        widget=forms.TextInput({"autocomplete": "off", "spellcheck": "false"}),
-    )
-    time_zone = forms.ChoiceField(choices=lambda: [(z, z) for z in sorted(available_timezones())], initial="UTC")
-
-    def clean(self) -> dict[str, Any]:
-        data = super().clean() or {}
-        if data.get("frequency") == "weekly" and not data.get("weekdays"):
-            self.add_error("weekdays", "Choose at least one day.")
-        if data.get("frequency") == "expert" and not data.get("cron"):
-            self.add_error("cron", "Write a cron expression, or choose another kind of schedule.")
-        if not self.errors:
-            data["cron"] = self._composed(data)
-        return data
-
-    def _composed(self, data: dict[str, Any]) -> str:
-        return compose(
-            data["frequency"],
-            minute=data.get("minute") or 0,
-            at=f"{data['at']:%H:%M}" if data.get("at") else "0:00",
-            weekdays=data.get("weekdays") or [],
-            month_day=data.get("month_day") or 1,
-            cron=data.get("cron") or "",
-        )
-
-
-class PlanForm(forms.ModelForm):  # type: ignore[type-arg]
-    """`version` is what the user read: a plan that somebody else changed meanwhile is not overwritten."""
-
-    version = forms.IntegerField(widget=forms.HiddenInput, required=False)
-
-    class Meta:
-        model = Plan
-        fields = ["name", "keep_count", "keep_days", "repository", "policy", "batch_size", "readers", "quiesce"]
-        labels = {"batch_size": "VMs in a batch", "quiesce": "Quiesce the guests", "readers": "Readers"}
-        help_texts = {
-            "policy": "Which VM is archived first once the snapshots are taken.",
-            "batch_size": "How many VMs are snapshotted together; 0 for all of them.",
-            "readers": "How many VMs are archived at the same time.",
-        }
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        repository: Any = self.fields["repository"]
-        repository.empty_label = None
-        self.fields["version"].initial = self.instance.version
-
-    def options(self) -> dict[str, Any]:
-        return {name: self.cleaned_data[name] for name in self.Meta.fields}
-
-
-def schedule_of(plan: Plan | None, data: Any = None) -> ScheduleForm:
-    initial = decompose(plan.cron) | {"time_zone": plan.time_zone} if plan else {}
-    return ScheduleForm(data, initial={"frequency": "daily", "weekdays": ["0"], "at": "22:00"} | initial)
 
 
 class RecoveryForm(forms.Form):
@@ -126,6 +52,15 @@ class TargetForm(forms.Form):
     def require_name(self, needed: bool) -> None:
         self.fields["new_name"].required = needed
         self.fields["new_name"].error_messages["required"] = "Give what is recovered a name."
+
+
+class LockForm(forms.Form):
+    """Its day counts to its end, in UTC."""
+
+    until = forms.DateField(label="Locked until", widget=forms.DateInput({"type": "date"}, format="%Y-%m-%d"))
+
+    def end(self) -> datetime:
+        return datetime.combine(self.cleaned_data["until"] + timedelta(days=1), time.min, tzinfo=UTC)
 
 
 class TokenForm(forms.Form):

@@ -124,7 +124,7 @@ function twists(root) {
 // Fields that only matter for one of several choices are shown with it.
 function shownFor(form, name, attribute) {
   const show = () => {
-    const chosen = form.querySelector(`input[name="${name}"]:checked`)?.value;
+    const chosen = form.elements[name]?.value;
     for (const part of form.querySelectorAll(`[${attribute}]`)) {
       part.hidden = !part.getAttribute(attribute).split(" ").includes(chosen);
     }
@@ -177,6 +177,7 @@ document.querySelectorAll("[data-keep-ticks]").forEach(ticks);
 const planForm = document.getElementById("plan-form");
 if (planForm) {
   shownFor(planForm, "frequency", "data-shown-for");
+  shownFor(planForm, "month_on", "data-shown-for-month");
   browserTimeZone(planForm);
 }
 const recoverForm = document.getElementById("recover-form");

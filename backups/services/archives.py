@@ -1,19 +1,21 @@
 import logging
 from collections.abc import Iterable
 from datetime import datetime
+from itertools import groupby
 
 from django.db import transaction
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from backups.archive import gc, verify
 from backups.errors import ArchiveDamaged, Conflict, InvalidRequest
-from backups.models import Archive, Plan, Vm
+from backups.models import Archive, Plan, RecoveryItem, Vm
 from backups.models.archives import ArchiveState
 from backups.models.recoveries import RecoveryState
 from backups.retention import Candidate, Verdict, judge
 from backups.services import audit
 from backups.services.audit import Actor
-from backups.services.plans import rules_of
+from backups.services.plans import rules_of, vms_of
 from backups.services.repositories import open_store
 from backups.services.tenants import reading_keys
 
@@ -69,11 +71,26 @@ def _delete_by_rule(archive: Archive, reason: str) -> None:
 
 
 def retention_of(plan: Plan, vm: Vm, now: datetime) -> list[tuple[Archive, Verdict]]:
-    """What the plan's rules say now of each archive of the VM, newest first. Those being recovered are left out."""
-    there = Archive.objects.for_tenant(plan.tenant).filter(vm=vm).exclude(state=ArchiveState.DELETED)
-    archives = {str(archive.pk): archive for archive in there.exclude(recovery_items__state__in=IN_USE)}
-    verdicts = judge(rules_of(plan), [_candidate(archive) for archive in archives.values()], now)
-    return [(archives[key], verdict) for key, verdict in verdicts.items()]
+    """What the plan's rules say now of each archive of the VM, newest first."""
+    return _judged(plan, _present(plan).filter(vm=vm), now)
+
+
+def dry_run(plan: Plan, now: datetime) -> list[tuple[Archive, Verdict]]:
+    """The same of all VMs that the plan protects, without deleting anything. The plan need not be saved."""
+    there = _present(plan).filter(vm__in=vms_of(plan)).defer("change_ids", "vapp_config").order_by("vm")
+    by_vm = groupby(there, key=lambda archive: archive.vm_id)
+    return [judged for _, archives in by_vm for judged in _judged(plan, archives, now)]
+
+
+def _present(plan: Plan) -> QuerySet[Archive]:
+    used = RecoveryItem.objects.filter(archive=OuterRef("pk"), state__in=IN_USE)
+    return Archive.objects.for_tenant(plan.tenant).exclude(state=ArchiveState.DELETED).annotate(in_use=Exists(used))
+
+
+def _judged(plan: Plan, archives: Iterable[Archive], now: datetime) -> list[tuple[Archive, Verdict]]:
+    there = {str(archive.pk): archive for archive in archives}
+    verdicts = judge(rules_of(plan), [_candidate(archive) for archive in there.values()], now)
+    return [(there[key], verdict) for key, verdict in verdicts.items()]
 
 
 def _candidate(archive: Archive) -> Candidate:
@@ -82,6 +99,7 @@ def _candidate(archive: Archive) -> Candidate:
         backup_time=archive.backup_time,
         good=archive.state == ArchiveState.GOOD,
         locked_until=archive.locked_until,
+        in_use=archive.in_use,  # type: ignore[attr-defined]
     )
 
 

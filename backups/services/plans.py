@@ -1,4 +1,7 @@
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import islice, takewhile
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -9,11 +12,12 @@ from django.utils import timezone
 
 from backups.errors import Conflict, InvalidRequest
 from backups.models import Plan, Tenant, VApp, Vm
-from backups.retention import Rules
-from backups.schedule import Schedule, check_schedule, next_starts, read_blackouts
+from backups.retention import Rules, Verdict, preview
+from backups.schedule import Schedule, check_schedule, next_starts, read_blackouts, starts
 from backups.services import audit
 from backups.services.audit import Actor
 
+PREVIEWED, MOST_PREVIEWED = timedelta(days=365), 1500
 OPTIONS = (
     "name",
     "cron",
@@ -71,8 +75,8 @@ def _prepare(plan: Plan) -> None:
     check_schedule(schedule_of(plan))
     if plan.every_weeks > 1 and plan.first_week is None:
         plan.first_week = timezone.now().astimezone(ZoneInfo(plan.time_zone)).date()
-    starts = next_starts(schedule_of(plan), timezone.now(), 1)
-    plan.next_start_at = starts[0] if starts else None
+    coming = next_starts(schedule_of(plan), timezone.now(), 1)
+    plan.next_start_at = coming[0] if coming else None
     try:
         plan.full_clean(exclude=["next_start_at"])
     except ValidationError as error:
@@ -101,6 +105,25 @@ def rules_of(plan: Plan) -> Rules:
         weekday=plan.gfs_weekday,
         time_zone=plan.time_zone,
     )
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What there will be of each VM at `until`, newest first, after so many starts."""
+
+    starts: int
+    until: datetime
+    kept: list[tuple[datetime, Verdict]]
+
+
+def retention_preview(plan: Plan, now: datetime) -> Promise | None:
+    """Of the coming year, or as far as MOST_PREVIEWED starts reach; None for a plan that starts by hand only. The
+    plan need not be saved. Raises InvalidRequest if its schedule is none."""
+    schedule = schedule_of(plan)
+    check_schedule(schedule)
+    coming = takewhile(lambda start: start <= now + PREVIEWED, starts(schedule, now))
+    made = list(islice(coming, MOST_PREVIEWED))
+    return Promise(len(made), made[-1], preview(rules_of(plan), made, made[-1])) if made else None
 
 
 def _sentence(error: ValidationError) -> str:

@@ -9,7 +9,7 @@ from rest_framework.response import Response
 
 from backups.models import Archive, Recovery, Role
 from backups.models.recoveries import RecoveryMode
-from backups.services.archives import delete_archive, verify_archive
+from backups.services.archives import delete_archive, lock_archive, verify_archive
 from backups.services.recoveries import cancel_recovery, recovery_points, start_recovery
 from portal.access import Access
 from portal.api.base import TenantList, TenantView, all_of, answers, lists
@@ -17,6 +17,7 @@ from portal.api.idempotency import once
 from portal.api.plans import KEY
 from portal.api.serializers import (
     ArchiveSerializer,
+    Lock,
     RecoveryPointSerializer,
     RecoveryRequest,
     RecoverySerializer,
@@ -67,6 +68,21 @@ class ArchiveVerify(TenantView):
     @answers({200: Verified}, request=None)
     def post(self, request: Request, archive_id: UUID, **_: Any) -> Response:
         return Response({"good": verify_archive(request.user, self.one(archive_id))})
+
+
+class ArchiveLock(TenantView):
+    """Until then neither retention nor a person deletes the archive."""
+
+    access = Access("tenant", Role.VIEWER, Role.ADMIN)
+    queryset = Archive.objects.all()
+    serializer_class = ArchiveSerializer
+
+    @answers({200: ArchiveSerializer}, request=Lock)
+    def post(self, request: Request, archive_id: UUID, **_: Any) -> Response:
+        archive = self.one(archive_id)
+        body = Lock(data=request.data)
+        body.is_valid(raise_exception=True)
+        return Response(ArchiveSerializer(lock_archive(request.user, archive, **body.validated_data)).data)
 
 
 class RecoveryPoints(TenantView):

@@ -8,17 +8,20 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from backups.models import Plan, Role, VApp, Vm
+from backups.models import Archive, Plan, Role, VApp, Vm
+from backups.retention import Verdict
 from backups.schedule import next_starts
 from backups.services import plans as service
+from backups.services.archives import dry_run
 from backups.services.runs import start_run
 from portal.access import Access
 from portal.api.base import TenantList, TenantView, all_of, answers, lists
 from portal.api.idempotency import once
 from portal.api.problems import problem
-from portal.api.serializers import PlanSerializer, RunRequest, RunSerializer, Starts, Targets
+from portal.api.serializers import PlanSerializer, RetentionSerializer, RunRequest, RunSerializer, Starts, Targets
 
 IF_MATCH = OpenApiParameter("If-Match", str, OpenApiParameter.HEADER, description="The plan's ETag, as read.")
+MOST_GOING = 100
 KEY = OpenApiParameter("Idempotency-Key", str, OpenApiParameter.HEADER, description="A repeat starts nothing twice.")
 
 
@@ -90,6 +93,36 @@ class PlanStarts(TenantView):
     def get(self, request: Request, plan_id: UUID, **_: Any) -> Response:  # noqa: ARG002
         plan = self.one(plan_id)
         return Response({"starts": next_starts(service.schedule_of(plan), timezone.now(), 5)})
+
+
+class PlanRetention(TenantView):
+    """A dry run: nothing is deleted."""
+
+    queryset = Plan.objects.select_related("tenant")
+    serializer_class = RetentionSerializer
+    access = Access("tenant", Role.VIEWER)
+
+    @answers({200: RetentionSerializer})
+    def get(self, request: Request, plan_id: UUID, **_: Any) -> Response:  # noqa: ARG002
+        plan, now = self.one(plan_id), timezone.now()
+        judged = dry_run(plan, now)
+        going = [(archive, verdict) for archive, verdict in judged if not verdict.stays]
+        answer = self._promised(service.retention_preview(plan, now)) | {
+            "archives_now": len(judged),
+            "going_now": len(going),
+            "going": [self._going(archive, verdict) for archive, verdict in going[:MOST_GOING]],
+        }
+        return Response(RetentionSerializer(answer).data)
+
+    def _promised(self, promise: service.Promise | None) -> dict[str, Any]:
+        if promise is None:
+            return {"starts": 0, "until": None, "kept": []}
+        kept = [{"backup_time": at, "reasons": verdict.reasons} for at, verdict in promise.kept]
+        return {"starts": promise.starts, "until": promise.until, "kept": kept}
+
+    def _going(self, archive: Archive, verdict: Verdict) -> dict[str, Any]:
+        told = {"archive": archive.pk, "vm_name": archive.vm_name, "backup_time": archive.backup_time}
+        return told | {"reason": verdict.dropped}
 
 
 class _Targeting(TenantView):

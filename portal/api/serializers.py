@@ -22,6 +22,9 @@ from backups.models import (
 from backups.models.recoveries import RecoveryMode
 from backups.models.runs import CancelMode
 
+CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
+MOST_BLACKOUTS = 14
+
 
 class TenantSerializer(serializers.ModelSerializer[Tenant]):
     class Meta:
@@ -31,14 +34,28 @@ class TenantSerializer(serializers.ModelSerializer[Tenant]):
         extra_kwargs: dict[str, Any] = {"name": {"validators": []}}
 
 
+class BlackoutSerializer(serializers.Serializer[Any]):
+    """Nothing starts on these days from start to end, in the plan's time zone."""
+
+    days = serializers.ListField(
+        child=serializers.IntegerField(min_value=0, max_value=6), min_length=1, max_length=7, help_text="0 is Monday."
+    )
+    start = serializers.RegexField(CLOCK, help_text="HH:MM")
+    end = serializers.RegexField(CLOCK, help_text="HH:MM; not after the start: on the next day.")
+
+
 class PlanSerializer(serializers.ModelSerializer[Plan]):
     """Uniqueness and ranges are judged by the service, with its own sentences."""
+
+    blackouts = serializers.ListField(child=BlackoutSerializer(), required=False, max_length=MOST_BLACKOUTS)
 
     class Meta:
         model = Plan
         fields = [
-            "id", "name", "cron", "time_zone", "next_start_at", "keep_count", "keep_days", "repository", "policy",
-            "batch_size", "readers", "quiesce", "version", "created_at",
+            "id", "name", "cron", "time_zone", "every_weeks", "first_week", "blackouts", "next_start_at", "keep_count",
+            "keep_days", "keep_daily", "keep_weekly", "keep_monthly", "keep_yearly", "gfs_weekday", "repository",
+            "policy", "metric", "batch_size", "vapps_whole", "hold_budget_s", "over_budget", "readers", "quiesce",
+            "version", "created_at",
         ]  # fmt: skip
         read_only_fields = ["id", "next_start_at", "version", "created_at"]
         validators: list[Any] = []
@@ -87,8 +104,40 @@ class ArchiveSerializer(serializers.ModelSerializer[Archive]):
         model = Archive
         fields = [
             "id", "vm", "vm_name", "vapp_name", "run", "repository", "backup_time", "state", "full", "full_reason",
-            "bytes_total", "bytes_read", "bytes_new", "bytes_stored", "verified_at", "deleted_at",
+            "bytes_total", "bytes_read", "bytes_new", "bytes_stored", "locked_until", "verified_at", "deleted_at",
         ]  # fmt: skip
+
+
+class Lock(serializers.Serializer[Any]):
+    until = serializers.DateTimeField(help_text="A lock is only ever prolonged.")
+
+
+class ReasonSerializer(serializers.Serializer[Any]):
+    rule = serializers.CharField(help_text="newest, count, age, daily, weekly, monthly, yearly or locked")
+    text = serializers.CharField()
+
+
+class KeptSerializer(serializers.Serializer[Any]):
+    backup_time = serializers.DateTimeField()
+    reasons = ReasonSerializer(many=True)
+
+
+class GoingSerializer(serializers.Serializer[Any]):
+    archive = serializers.UUIDField()
+    vm_name = serializers.CharField()
+    backup_time = serializers.DateTimeField()
+    reason = serializers.CharField()
+
+
+class RetentionSerializer(serializers.Serializer[Any]):
+    """What the plan would keep of each VM after the coming year's starts, and what it would delete of today's."""
+
+    starts = serializers.IntegerField(help_text="How many starts are foreseen; 0 for a plan that starts by hand.")
+    until = serializers.DateTimeField(allow_null=True)
+    kept = KeptSerializer(many=True)
+    archives_now = serializers.IntegerField()
+    going_now = serializers.IntegerField(help_text="How many of them the next run would delete.")
+    going = GoingSerializer(many=True, help_text="The first hundred of those.")
 
 
 class RecoveryPointSerializer(serializers.Serializer[Any]):

@@ -4,19 +4,19 @@ from django.contrib import messages
 from django.db.models import Count
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils import timezone
 from django.views.decorators.http import require_POST
 
-from backups.errors import HotfirstError
 from backups.models import Plan, Role, Tenant
-from backups.schedule import Schedule, check_schedule, next_starts
+from backups.retention import PERIODS
 from backups.services import plans as service
 from backups.services.runs import start_run
 from portal.access import tenant_view
-from portal.forms import PlanForm, ScheduleForm, schedule_of
+from portal.plan_forms import PlanForm, RetentionForm, ScheduleForm, schedule_form
 from portal.schedules import in_words
 from portal.views.feedback import accepted, told
 from portal.views.paging import page_of
+from portal.views.promises import kept_by, starts_of
+from portal.views.selection import found
 
 
 @tenant_view(Role.VIEWER)
@@ -25,7 +25,9 @@ def plans(request: HttpRequest, tenant: Tenant) -> HttpResponse:
     counted = mine.annotate(vapp_count=Count("vapps", distinct=True), vm_count=Count("vms", distinct=True))
     page = page_of(request, counted.order_by("name"))
     for plan in page:
-        plan.schedule = in_words(plan.cron)
+        plan.schedule = in_words(plan.cron, plan.every_weeks)
+        kept = {rule: getattr(plan, f"keep_{rule}") for rule in PERIODS}
+        plan.grandfathers = ", ".join(f"{count} {rule}" for rule, count in kept.items() if count)
     return render(request, "plans/list.html", {"page": page})
 
 
@@ -40,19 +42,23 @@ def edit_plan(request: HttpRequest, tenant: Tenant, plan_id: UUID) -> HttpRespon
 
 
 def _edit(request: HttpRequest, tenant: Tenant, plan: Plan | None) -> HttpResponse:
-    form = PlanForm(request.POST or None, instance=plan)
-    schedule = schedule_of(plan, request.POST or None)
-    # Both are asked, so that every mistake shows at once.
-    timed, filled_in = schedule.is_valid(), form.is_valid()
-    if timed and filled_in and accepted(form, lambda: _save(request, tenant, plan, form, schedule)):
+    sent = request.POST or None
+    form, schedule = PlanForm(sent, instance=plan), schedule_form(plan, sent)
+    retention = RetentionForm(sent, instance=plan)
+    # All are asked, so that every mistake shows at once.
+    parts = [schedule.is_valid(), retention.is_valid(), form.is_valid()]
+    if all(parts) and accepted(form, lambda: _save(request, tenant, plan, form, schedule, retention)):
         messages.success(request, f"The plan {form.cleaned_data['name']} is saved. Now choose what it backs up.")
         return redirect("vapps", tenant.pk)
-    context = {"form": form, "schedule": schedule, "plan": plan, "starts": _starts(schedule)}
+    shown = {"starts": starts_of(schedule), "kept": kept_by(schedule, retention, tenant, plan)}
+    context = {"form": form, "schedule": schedule, "retention": retention, "plan": plan, **shown}
     return render(request, "plans/edit.html", context)
 
 
-def _save(request: HttpRequest, tenant: Tenant, plan: Plan | None, form: PlanForm, schedule: ScheduleForm) -> None:
-    options = form.options() | {name: schedule.cleaned_data[name] for name in ("cron", "time_zone")}
+def _save(
+    request: HttpRequest, tenant: Tenant, plan: Plan | None, form: PlanForm, schedule: ScheduleForm, kept: RetentionForm
+) -> None:
+    options = form.options() | schedule.options() | kept.options()
     if plan:
         plan.version = form.cleaned_data["version"] or 0
         service.change_plan(request.user, plan, **options)
@@ -64,23 +70,15 @@ def _save(request: HttpRequest, tenant: Tenant, plan: Plan | None, form: PlanFor
 def plan_starts(request: HttpRequest, _tenant: Tenant) -> HttpResponse:
     """The next starts of the schedule that the form holds now."""
     schedule = ScheduleForm(request.GET)
-    return render(request, "plans/_starts.html", {"starts": _starts(schedule), "schedule": schedule})
+    return render(request, "plans/_starts.html", {"starts": starts_of(schedule), "schedule": schedule})
 
 
-def _starts(schedule: ScheduleForm) -> dict[str, object]:
-    """`at` and `zone`, or in `told` why there are none."""
-    filled = schedule if schedule.is_bound else ScheduleForm({"time_zone": "UTC", **schedule.initial})
-    if not filled.is_valid():
-        return {"told": "Complete the schedule to see when it starts."}
-    cron, zone = filled.cleaned_data["cron"], filled.cleaned_data["time_zone"]
-    if not cron:
-        return {"told": "It starts only when somebody presses “Back up now”."}
-    try:
-        timed = Schedule(cron=cron, time_zone=zone)
-        check_schedule(timed)
-        return {"at": next_starts(timed, timezone.now(), 5), "zone": zone}
-    except HotfirstError as error:
-        return {"told": str(error)}
+@tenant_view(Role.ADMIN)
+def plan_kept(request: HttpRequest, tenant: Tenant) -> HttpResponse:
+    """What the form's schedule and retention would keep, and of a plan that exists, what they would delete."""
+    plans = found(Plan.objects.for_tenant(tenant), request.GET.getlist("plan")[:1])
+    kept = kept_by(ScheduleForm(request.GET), RetentionForm(request.GET), tenant, next(iter(plans), None))
+    return render(request, "plans/_kept.html", {"kept": kept})
 
 
 @tenant_view(Role.ADMIN, Role.ADMIN)

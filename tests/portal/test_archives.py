@@ -1,9 +1,11 @@
 """Archives by VM: looked at by all, verified by operators, deleted by administrators."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from backups.errors import RepositoryUnavailable
-from backups.models import Archive
+from backups.models import Archive, AuditEntry, Plan
 from backups.services import archives as service
 from tests.portal.conftest import Browser
 from tests.portal.worlds import World
@@ -57,3 +59,38 @@ def test_deleting_says_what_is_lost_first(at_acme: Browser, ours: World, monkeyp
 def test_olivia_may_not_delete_and_is_not_asked(as_olivia: Browser, ours: World) -> None:
     assert "Delete the archive" not in as_olivia.sees("archives/")
     assert as_olivia.posts(f"archives/{ours.ids['archive_id']}/delete/").status_code == 403
+
+
+def test_alice_locks_an_archive_until_the_end_of_a_day(at_acme: Browser, ours: World) -> None:
+    page = f"archives/{ours.ids['archive_id']}/lock/"
+    assert "It is not locked now" in at_acme.sees(page)
+    assert "is locked until the end of 2099-12-31" in at_acme.reads_after(page, until="2099-12-31")
+    assert Archive.objects.get().locked_until == datetime(2100, 1, 1, tzinfo=UTC)
+    assert "locked until" in at_acme.sees("archives/")
+    assert AuditEntry.objects.filter(action="archive.lock").count() == 1
+
+
+def test_a_lock_is_never_shortened(at_acme: Browser, ours: World) -> None:
+    page = f"archives/{ours.ids['archive_id']}/lock/"
+    at_acme.posts(page, until="2099-12-31")
+    assert "never shortened" in at_acme.reads_after(page, until="2099-12-30")
+    assert "in the future" in at_acme.reads_after(page, until="2001-01-01")
+    assert Archive.objects.get().locked_until == datetime(2100, 1, 1, tzinfo=UTC)
+
+
+def test_a_locked_archive_is_not_deleted_by_hand(at_acme: Browser, ours: World) -> None:
+    at_acme.posts(f"archives/{ours.ids['archive_id']}/lock/", until="2099-12-31")
+    told = at_acme.reads_after(f"archives/{ours.ids['archive_id']}/delete/")
+    assert "locked until 2100-01-01 00:00 UTC; nobody can delete it before" in told
+    assert Archive.objects.get().state == "good"
+
+
+def test_the_archives_of_one_vm_say_why_they_stay(at_acme: Browser, ours: World) -> None:
+    Plan.objects.update(keep_days=30)
+    assert "kept: the newest; younger than 30 days; being recovered" in at_acme.sees("archives/", vm=ours.ids["vm_id"])
+
+
+def test_olivia_may_not_lock(as_olivia: Browser, ours: World) -> None:
+    assert "Lock the archive" not in as_olivia.sees("archives/")
+    assert as_olivia.posts(f"archives/{ours.ids['archive_id']}/lock/", until="2099-12-31").status_code == 403
+    assert Archive.objects.get().locked_until is None

@@ -40,6 +40,7 @@ fleets = st.lists(
         id=st.uuids().map(str),
         backup_time=st.integers(0, 900 * 24).map(lambda hours: NOW - timedelta(hours=hours)),
         good=st.booleans(),
+        in_use=st.booleans(),
         locked_until=st.none() | st.integers(-9, 9).map(lambda days: NOW + timedelta(days=days)),
     ),
     min_size=1,
@@ -112,6 +113,11 @@ def test_a_lock_keeps_until_its_time_and_says_so() -> None:
     assert "300" not in kept(Rules(), [*aged(1), locked], NOW + timedelta(days=31))
 
 
+def test_what_is_being_recovered_stays_for_as_long() -> None:
+    used = replace(aged(300)[0], in_use=True)
+    assert kept(Rules(), [*aged(1), used])["300"] == "being recovered"
+
+
 def test_a_damaged_archive_takes_no_good_ones_place() -> None:
     broken = replace(aged(1)[0], good=False)
     assert set(kept(Rules(count=2), [broken, *aged(2, 3, 4)])) == {"1", "2", "3"}
@@ -136,9 +142,9 @@ def test_the_newest_good_archive_always_stays(rules: Rules, archives: list[Candi
 
 
 @given(rule_sets, fleets)
-def test_what_is_locked_always_stays(rules: Rules, archives: list[Candidate]) -> None:
-    locked = {archive.id for archive in archives if archive.locked_until and archive.locked_until > NOW}
-    assert locked <= set(kept(rules, archives))
+def test_what_is_locked_or_in_use_always_stays(rules: Rules, archives: list[Candidate]) -> None:
+    held = {a.id for a in archives if a.in_use or (a.locked_until and a.locked_until > NOW)}
+    assert held <= set(kept(rules, archives))
 
 
 @given(rule_sets, fleets, st.sampled_from(BOUNDS), st.integers(1, 9))
