@@ -25,6 +25,11 @@ class World(Protocol):
 
     def guest_writes(self, vm: Vm, disk_key: int, start: int, data: bytes) -> None: ...
 
+    def slow_down(self, datastore: str, latency_ms: int) -> None: ...
+
+    def fill(self, datastore: str) -> None:
+        """Until the test ends."""
+
 
 def vm_named(platform: Platform, name: str) -> Vm:
     return next(vm for vm in platform.inventory().vms if vm.name == name)
@@ -48,6 +53,12 @@ class FakeWorld:
 
     def guest_writes(self, vm: Vm, disk_key: int, start: int, data: bytes) -> None:
         self._fake.write(vm.ref, disk_key, start, data)
+
+    def slow_down(self, datastore: str, latency_ms: int) -> None:
+        self._fake.set_latency(datastore, latency_ms)
+
+    def fill(self, datastore: str) -> None:
+        self._fake.set_free(datastore, 0)
 
 
 LAB = LabSpec(
@@ -95,8 +106,15 @@ class LabWorld:
     def guest_writes(self, vm: Vm, disk_key: int, start: int, data: bytes) -> None:
         self.disk(vm, disk_key).write(start, data)
 
+    def slow_down(self, datastore: str, latency_ms: int) -> None:
+        self.lab.lab.faults.want({"datastore_latency_ms": {datastore: latency_ms}})
+
+    def fill(self, datastore: str) -> None:
+        self.lab.lab.faults.want({"datastore_free_bytes": {datastore: 0}})
+
     def clear(self) -> None:
-        """Takes away the VMs that the test made."""
+        """Takes away the VMs that the test made, and the trouble."""
+        self.lab.lab.faults.want({})
         for ref in set(self.lab.lab.vms) - self._stay:
             vm = self.lab.lab.vms[ref]
             if vm.running:

@@ -5,7 +5,8 @@ from typing import Any
 from pyVmomi import vim
 
 from tests.lab.client import Client
-from vsphere.lab.content import loads
+from vsphere.lab.content import LOAD_SIGMA
+from vsphere.lab.loads import heavy_tailed
 from vsphere.lab.server import LabServer
 
 kind = vim.PerformanceManager
@@ -20,10 +21,10 @@ def query(client: Client, vms: list[Any], sample_format: str) -> list[Any]:
 
 
 def test_a_few_vms_do_most_of_the_writing_and_no_two_write_alike() -> None:
-    rates = sorted(loads(14, 160, seed=1), reverse=True)
+    rates = sorted(heavy_tailed(14, 160, LOAD_SIGMA, seed=1), reverse=True)
     assert sum(rates[:4]) > 0.6 * sum(rates)
     assert all(a > 1.15 * b for a, b in pairwise(rates))
-    assert loads(14, 160, seed=1) == loads(14, 160, seed=1)
+    assert heavy_tailed(14, 160, LOAD_SIGMA, seed=1) == heavy_tailed(14, 160, LOAD_SIGMA, seed=1)
 
 
 def test_the_counters_tell_what_was_really_written_per_disk(client: Client, lab: LabServer) -> None:
@@ -35,7 +36,7 @@ def test_the_counters_tell_what_was_really_written_per_disk(client: Client, lab:
         samples = len(answer.sampleInfoCSV.split(",")) // 2
         assert all(len(values) == samples for values in series.values())
         measured[answer.entity.name] = sum(sum(values) / samples for values in series.values())
-    wanted = {vm.name: vm.profile.write_kbps * 2 for vm in lab.lab.vms.values()}
+    wanted = {vm.name: vm.profile.write_kbps[0] * 2 for vm in lab.lab.vms.values()}
     assert sorted(measured, key=measured.__getitem__) == sorted(wanted, key=wanted.__getitem__)
     assert all(0.5 * wanted[name] < kbps < 1.5 * wanted[name] for name, kbps in measured.items())
 

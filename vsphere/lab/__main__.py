@@ -7,8 +7,12 @@ import signal
 import threading
 from pathlib import Path
 
-from vsphere.lab.content import SPECS
+from vsphere.lab import fleets
+from vsphere.lab.content import SPECS, LabSpec
+from vsphere.lab.faults import CONSOLIDATION_MIB_PER_S
+from vsphere.lab.loads import HOUR_S
 from vsphere.lab.server import LabServer
+from vsphere.lab.stores import DATASTORE_MB_PER_S
 
 
 def main() -> None:
@@ -17,9 +21,17 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     parser.add_argument("--spec", choices=sorted(SPECS), default="demo", help="what a new lab is filled with")
+    parser.add_argument("--trace", type=Path, help="a CSV of loads, gzipped or not, that a new lab is filled from")
+    parser.add_argument(
+        "--fleet", type=int, metavar="N", help="so many VMs: of the trace, or drawn from a distribution"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies disk sizes and loads of trace or fleet")
+    parser.add_argument("--hour-s", type=float, default=HOUR_S, help="how long an hour of the loads takes")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sample-s", type=float, default=20.0, help="interval of the real-time counters")
     parser.add_argument("--load-scale", type=float, default=1.0, help="0: the guests are idle")
+    parser.add_argument("--consolidation-mb-per-s", type=float, default=CONSOLIDATION_MIB_PER_S)
+    parser.add_argument("--datastore-mb-per-s", type=float, default=DATASTORE_MB_PER_S, help="more makes it slow")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     serve(
@@ -27,12 +39,23 @@ def main() -> None:
             options.state,
             options.port,
             host=options.host,
-            spec=options.spec,
+            spec=spec_of(options),
             seed=options.seed,
             sample_s=options.sample_s,
             load_scale=options.load_scale,
+            hour_s=options.hour_s,
+            consolidation_mb_per_s=options.consolidation_mb_per_s,
+            datastore_mb_per_s=options.datastore_mb_per_s,
         )
     )
+
+
+def spec_of(options: argparse.Namespace) -> str | LabSpec:
+    if options.trace:
+        return fleets.of_trace(options.trace, vms=options.fleet, scale=options.scale, seed=options.seed)
+    if options.fleet:
+        return fleets.drawn(options.fleet, scale=options.scale, seed=options.seed)
+    return str(options.spec)
 
 
 def serve(server: LabServer) -> None:

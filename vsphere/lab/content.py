@@ -1,10 +1,7 @@
 """What a lab is filled with on its first start."""
 
-import math
-import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 from pyVmomi import vim
@@ -12,8 +9,9 @@ from pyVmomi import vim
 from vsphere.lab import filesystem, generator, guests, provisioning
 from vsphere.lab.entities import Datastore, Host, Lab, Network
 from vsphere.lab.inventory import GIB, Cluster, Datacenter, Folder
+from vsphere.lab.loads import Profile, heavy_tailed
 from vsphere.lab.pools import ResourcePool, VApp
-from vsphere.lab.vm import ON, Profile, VirtualMachine
+from vsphere.lab.vm import ON, VirtualMachine
 
 MIB = 2**20
 MEDIAN_KBPS = 160.0
@@ -31,8 +29,10 @@ class VmSpec:
     cpus: int = 1
     filesystem: bool = True
     powered_on: bool = True
-    write_kbps: float | None = None
-    """None: drawn from the distribution."""
+    write_kbps: float | tuple[float, ...] | None = None
+    """A tuple: in each hour of the lab. None: drawn from the distribution."""
+    read_kbps: float | tuple[float, ...] | None = None
+    """None: a share of what it writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +93,14 @@ def many(count: int, disk_mib: int = 64) -> LabSpec:
 SPECS = {"demo": demo, "small": small}
 
 
-def loads(count: int, median_kbps: float, seed: int) -> list[float]:
-    """Log-normal quantiles in random order: heavy-tailed, and no two alike, so that the ranking is plain."""
-    bell = NormalDist(0, LOAD_SIGMA)
-    rates = [median_kbps * math.exp(bell.inv_cdf((i + 0.5) / count)) for i in range(count)]
-    random.Random(seed).shuffle(rates)
-    return rates
+def _profile(spec: VmSpec, drawn_kbps: float, read_share: float) -> Profile:
+    writes = _hours(drawn_kbps if spec.write_kbps is None else spec.write_kbps)
+    reads = tuple(kbps * read_share for kbps in writes) if spec.read_kbps is None else _hours(spec.read_kbps)
+    return Profile(write_kbps=writes, read_kbps=reads)
+
+
+def _hours(kbps: float | tuple[float, ...]) -> tuple[float, ...]:
+    return kbps if isinstance(kbps, tuple) else (kbps,)
 
 
 class Builder:
@@ -118,8 +120,9 @@ class Builder:
         cluster.save()
         self.pool = ResourcePool(self.lab, "Resources", cluster)
         self.pool.save()
-        for name in self.spec.hosts:
-            Host(self.lab, name, cluster).save()
+        self.hosts = [Host(self.lab, name, cluster) for name in self.spec.hosts]
+        for host in self.hosts:
+            host.save()
         for name in self.spec.datastores:
             Datastore(self.lab, name, datastores, self.spec.datastore_bytes).save()
         self.network = Network(self.lab, "VM Network", networks)
@@ -133,7 +136,7 @@ class Builder:
 
     def _vms(self) -> None:
         vapps: dict[str, VApp] = {}
-        rates = loads(len(self.spec.vms), self.spec.median_kbps, self.seed)
+        rates = heavy_tailed(len(self.spec.vms), self.spec.median_kbps, LOAD_SIGMA, self.seed)
         made = []
         for index, (vm_spec, rate) in enumerate(zip(self.spec.vms, rates, strict=True)):
             if vm_spec.vapp and vm_spec.vapp not in vapps:
@@ -148,14 +151,14 @@ class Builder:
                 vm.set_power(ON)
 
     def _vm(self, spec: VmSpec, rate: float, vapp: VApp | None, index: int) -> VirtualMachine:
-        write_kbps = rate if spec.write_kbps is None else spec.write_kbps
         datastore = self.spec.datastores[index % len(self.spec.datastores)]
         return provisioning.create_vm(
             self.lab,
             self._config(spec, datastore),
             None if vapp else self.vm_folder,
             vapp or self.pool,
-            profile=Profile(write_kbps=write_kbps, read_kbps=write_kbps * (0.2 + index % 5 * 0.15)),
+            self.hosts[index % len(self.hosts)].ref,
+            profile=_profile(spec, rate, read_share=0.2 + index % 5 * 0.15),
         )
 
     def _fill(self, vm: VirtualMachine) -> None:

@@ -1,15 +1,20 @@
 """What every object of the inventory has, and what all of them share."""
 
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import NAMESPACE_URL, uuid5
 
 from pyVmomi import vim
 
+from vsphere.lab import wire
 from vsphere.lab.faults import Faults
 from vsphere.lab.registry import Managed, Registry, refs
 from vsphere.lab.sessions import Call
 from vsphere.lab.shelf import DiskShelf
 from vsphere.lab.state import Record, Store
+from vsphere.lab.stores import Stores
 from vsphere.lab.tasks import Task, Tasks
 
 if TYPE_CHECKING:
@@ -23,12 +28,19 @@ class Lab:
     tasks: Tasks
     faults: Faults
     shelf: DiskShelf
+    stores: Stores
     vms: "dict[str, VirtualMachine]" = field(default_factory=dict)
     """By managed object id."""
+    datastores: "dict[str, Datastore]" = field(default_factory=dict)
+    """By name."""
 
     def of_type(self, kind: type[Managed]) -> list[Any]:
         with self.registry.lock:
             return [managed for managed in self.registry.objects.values() if isinstance(managed, kind)]
+
+
+FRESH_S, LOOKS_APART = 0.5, 20
+"""A look at a datastore's files is good for so long, and for so many times what it took."""
 
 
 class Entity(Managed):
@@ -109,15 +121,42 @@ class Datastore(Entity):
 
     def __init__(self, lab: Lab, name: str, parent: Entity | None, capacity_bytes: int, moid: str | None = None):
         self.capacity_bytes = capacity_bytes
+        self._used_bytes, self._look_again_at = 0, 0.0
         (lab.shelf.root / name).mkdir(parents=True, exist_ok=True)
         super().__init__(lab, name, parent, moid)
+        lab.datastores[name] = self
 
     def record(self) -> Record:
         return super().record() | {"capacity_bytes": self.capacity_bytes}
 
-    def used_bytes(self) -> int:
-        files = (self.lab.shelf.root / self.name).rglob("*")
-        return sum(path.stat().st_blocks * 512 for path in files if path.suffix == ".vmdk")
+    @property
+    def uuid(self) -> str:
+        """As VMFS writes it; counters name the datastore by it."""
+        digits = uuid5(NAMESPACE_URL, self.moid).hex
+        return f"{digits[:8]}-{digits[8:16]}-{digits[16:20]}-{digits[20:]}"
+
+    def free_bytes(self) -> int:
+        """As of a moment ago: a look at every file takes its time when there are thousands."""
+        scripted = self.lab.faults.free_bytes(self.name)
+        if scripted is not None:
+            return scripted
+        if time.monotonic() >= self._look_again_at:
+            self._look()
+        return max(0, self.capacity_bytes - self._used_bytes)
+
+    def _look(self) -> None:
+        began = time.monotonic()
+        files = (self.lab.shelf.root / self.name).rglob("*.vmdk")
+        self._used_bytes = sum(allocated_bytes(path) for path in files)
+        took_s = time.monotonic() - began
+        self._look_again_at = time.monotonic() + max(FRESH_S, LOOKS_APART * took_s)
+
+    def is_full(self) -> bool:
+        return self.free_bytes() <= 0
+
+    def RefreshDatastore(self, call: Call) -> None:
+        self._look_again_at = 0.0
+        self.registry.touch(self)
 
     def p_summary(self) -> Any:
         return vim.Datastore.Summary(
@@ -125,7 +164,7 @@ class Datastore(Entity):
             name=self.name,
             url=self._url(),
             capacity=self.capacity_bytes,
-            freeSpace=self._free_bytes(),
+            freeSpace=self.free_bytes(),
             accessible=True,
             multipleHostAccess=True,
             type="VMFS",
@@ -133,12 +172,21 @@ class Datastore(Entity):
         )
 
     def p_info(self) -> Any:
-        return vim.Datastore.Info(
+        return wire.filled(
+            vim.host.VmfsDatastoreInfo,
             name=self.name,
             url=self._url(),
-            freeSpace=self._free_bytes(),
+            freeSpace=self.free_bytes(),
             maxFileSize=self.capacity_bytes,
             maxMemoryFileSize=self.capacity_bytes,
+            vmfs=wire.filled(
+                vim.host.VmfsVolume,
+                name=self.name,
+                uuid=self.uuid,
+                type="VMFS",
+                capacity=self.capacity_bytes,
+                extent=[vim.host.ScsiDisk.Partition(diskName=f"naa.{self.uuid}", partition=1)],
+            ),
         )
 
     def p_capability(self) -> Any:
@@ -149,13 +197,17 @@ class Datastore(Entity):
         )
 
     def _url(self) -> str:
-        return f"ds:///vmfs/volumes/{self.moid}/"
-
-    def _free_bytes(self) -> int:
-        return max(0, self.capacity_bytes - self.used_bytes())
+        return f"ds:///vmfs/volumes/{self.uuid}/"
 
     def p_vm(self) -> list[Any]:
         return refs(vm for vm in self.lab.vms.values() if vm.datastore == self.name)
+
+
+def allocated_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:  # A delta that was merged meanwhile.
+        return 0
 
 
 class Network(Entity):

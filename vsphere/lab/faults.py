@@ -1,60 +1,96 @@
 """Trouble on demand. The one place that says whether something is to go wrong; everything else asks it.
 
-It follows `faults.json` in the state folder, which may be written at any time:
+It follows `faults.json` in the state folder, which may be written at any time, or changed by `control`:
 
     {"create_snapshot": {"<vm name>": "what the fault says"},
      "folder_status": {"<part of the path, or *>": 500},
      "datastore_latency_ms": {"<datastore>": 50},
-     "consolidation_mib_per_s": 4}
+     "datastore_free_bytes": {"<datastore>": 0},
+     "consolidation_mib_per_s": 4,
+     "stun_ms_per_mib": 2}
 """
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from pyVmomi import vim
 
-CONSOLIDATION_MIB_PER_S = 64
+from vsphere.lab.state import replace_file
+
+CONSOLIDATION_MIB_PER_S = 64.0
+STUN_MS_PER_MIB = 0.5
+LONGEST_STUN_S = 5.0
+BY_NAME = frozenset({"create_snapshot", "folder_status", "datastore_latency_ms", "datastore_free_bytes"})
+NUMBERS = frozenset({"consolidation_mib_per_s", "stun_ms_per_mib"})
+
+
+def check(wanted: Any) -> None:
+    """Raises ValueError."""
+    if not isinstance(wanted, dict):
+        raise ValueError("Faults are a JSON object.")
+    for kind, value in wanted.items():
+        if kind not in BY_NAME | NUMBERS:
+            raise ValueError(f"The lab knows no fault {kind}.")
+        if not isinstance(value, dict if kind in BY_NAME else int | float):
+            raise ValueError(f"{kind} takes {'an object' if kind in BY_NAME else 'a number'}.")
 
 
 class Faults:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._read_at_ns = -1
+    def __init__(self, path: Path, consolidation_mib_per_s: float = CONSOLIDATION_MIB_PER_S) -> None:
+        self._path, self._consolidation_mib_per_s = path, consolidation_mib_per_s
+        self._read: tuple[int, int] | None = None
+        """Inode and time of change of what was read last."""
         self._wanted: dict[str, Any] = {}
 
-    def _current(self, kind: str) -> Any:
+    def wanted(self) -> dict[str, Any]:
         try:
-            changed_at_ns = self._path.stat().st_mtime_ns
+            status = self._path.stat()
         except FileNotFoundError:
-            return None
-        if changed_at_ns != self._read_at_ns:
+            return {}
+        seen = (status.st_ino, status.st_mtime_ns)
+        if seen != self._read:
             try:
                 self._wanted = json.loads(self._path.read_text())
             except json.JSONDecodeError:  # Half-written: the next look finds the rest.
-                return None
-            self._read_at_ns = changed_at_ns
-        return self._wanted.get(kind)
+                return {}
+            self._read = seen
+        return self._wanted
+
+    def want(self, wanted: dict[str, Any]) -> None:
+        """Raises ValueError."""
+        check(wanted)
+        replace_file(self._path, json.dumps(wanted))
+
+    def _of(self, kind: str) -> dict[str, Any]:
+        return self.wanted().get(kind) or {}
 
     def before_snapshot(self, vm_name: str) -> None:
         """Raises what CreateSnapshot_Task is to fail with."""
-        messages = self._current("create_snapshot") or {}
+        messages = self._of("create_snapshot")
         if vm_name in messages:
             raise vim.fault.SnapshotFault(msg=messages[vm_name])
 
     def folder_status(self, path: str) -> int | None:
         """The HTTP status that /folder is to answer with."""
-        for part, status in (self._current("folder_status") or {}).items():
+        for part, status in self._of("folder_status").items():
             if part == "*" or part in path:
                 return int(status)
         return None
 
-    def delay(self, datastore: str) -> None:
-        """Before every access of a backup to a datastore."""
-        latency_ms = (self._current("datastore_latency_ms") or {}).get(datastore, 0)
-        if latency_ms:
-            time.sleep(latency_ms / 1000)
+    def latency_ms(self, datastore: str) -> float:
+        """On top of what its traffic makes of it."""
+        return float(self._of("datastore_latency_ms").get(datastore, 0))
+
+    def free_bytes(self, datastore: str) -> int | None:
+        """None: what is really free."""
+        free: int | None = self._of("datastore_free_bytes").get(datastore)
+        return free
 
     def consolidation_bytes_per_s(self) -> float:
-        return float(self._current("consolidation_mib_per_s") or CONSOLIDATION_MIB_PER_S) * 2**20
+        return float(self.wanted().get("consolidation_mib_per_s") or self._consolidation_mib_per_s) * 2**20
+
+    def stun_s(self, delta_bytes: int) -> float:
+        """How long the guest stands still when the last of a delta is merged."""
+        ms_per_mib = float(self.wanted().get("stun_ms_per_mib", STUN_MS_PER_MIB))
+        return min(LONGEST_STUN_S, delta_bytes / 2**20 * ms_per_mib / 1000)

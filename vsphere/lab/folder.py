@@ -72,6 +72,7 @@ def get(handler: "Handler") -> None:
     handler.head(status, stop - start, "application/octet-stream", target.headers | partial)
     if handler.command == "GET":
         handler.wfile.flush()
+        handler.lab.stores.count(target.datastore, read=stop - start)
         _send(handler, target.path, start, stop)
 
 
@@ -106,8 +107,8 @@ def _target(handler: "Handler") -> Target:
     status = handler.lab.faults.folder_status(f"{datastore}/{relative}")
     if status:
         raise Refusal(HTTPStatus(status), "The lab was told to fail here.")
+    handler.lab.stores.wait(datastore)
     _check_datacenter(handler.lab, query.get("dcPath", [""])[0])
-    handler.lab.faults.delay(datastore)
     try:
         path = handler.lab.shelf.path(datastore, relative)
     except vim.fault.InvalidDatastorePath as fault:
@@ -172,6 +173,7 @@ def _write_disk(handler: "Handler", target: Target, disk: LabDisk, pieces: Itera
         if position + len(data) > stop:
             raise Refusal(HTTPStatus.BAD_REQUEST, "The body is longer than its place.")
         disk.write_sparse(position, data)
+        handler.lab.stores.count(target.datastore, written=len(data))
         position += len(data)
     if position != stop:
         raise Refusal(HTTPStatus.BAD_REQUEST, f"The body has {position - start} bytes, {stop - start} were expected.")

@@ -13,7 +13,7 @@ from typing import Any
 
 from pyVmomi import vmodl
 
-from vsphere.lab import folder, wire
+from vsphere.lab import control, folder, wire
 from vsphere.lab.entities import Lab
 from vsphere.lab.sessions import Call, Session, Sessions
 
@@ -115,6 +115,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_POST(self) -> None:
+        if self.path == control.PATH:
+            control.faults(self)
+        else:
+            self._soap()
+
+    def _soap(self) -> None:
         body = b"".join(self.body())
         version = wire.client_version(self.headers.get("SOAPAction", ""))
         call = Call(self.session(), f"https://{self.headers.get('Host')}")
@@ -165,6 +171,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, wire.versions_xml(), "text/xml")
         elif self.path.startswith("/folder"):
             folder.get(self)
+        elif self.path == control.PATH:
+            control.faults(self)
         elif self.path == "/":
             about = {"name": "Lab vCenter", "sdk": "/sdk"}
             self.reply(200, json.dumps(about).encode(), "application/json")
@@ -177,5 +185,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         if self.path.startswith("/folder"):
             folder.put(self)
+        elif self.path == control.PATH:
+            control.faults(self)
         else:
             self.reply(404)

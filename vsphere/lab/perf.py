@@ -10,9 +10,11 @@ from typing import Any
 from pyVmomi import vim, vmodl
 
 from vsphere.lab import hardware, wire
-from vsphere.lab.entities import Lab
+from vsphere.lab.entities import Host, Lab
 from vsphere.lab.registry import Managed
 from vsphere.lab.sessions import Call
+from vsphere.lab.shelf import split
+from vsphere.lab.stores import Stores, Traffic
 from vsphere.lab.vm import VirtualMachine
 
 SAMPLES_KEPT = 180
@@ -23,9 +25,15 @@ COUNTERS = {
     179: ("virtualDisk", "write", "kiloBytesPerSecond"),
     180: ("virtualDisk", "totalReadLatency", "millisecond"),
     181: ("virtualDisk", "totalWriteLatency", "millisecond"),
+    260: ("datastore", "numberReadAveraged", "number"),
+    261: ("datastore", "numberWriteAveraged", "number"),
+    262: ("datastore", "read", "kiloBytesPerSecond"),
+    263: ("datastore", "write", "kiloBytesPerSecond"),
+    264: ("datastore", "totalReadLatency", "millisecond"),
+    265: ("datastore", "totalWriteLatency", "millisecond"),
 }
 Series = dict[tuple[int, str], int]
-"""(counter, instance) to its mean over one sample; an instance is `scsi0:1`."""
+"""(counter, instance) to its mean over one sample; an instance is `scsi0:1`, or a datastore's uuid on a host."""
 
 
 @dataclass
@@ -53,34 +61,59 @@ class Io:
 
 @dataclass
 class Meter:
-    """Counts each VM's accesses and turns them into samples."""
+    """Counts the accesses of each VM and to each datastore, and turns them into samples."""
 
     sample_s: float
+    stores: Stores
     lock: threading.Lock = field(default_factory=threading.Lock)
     _io: dict[tuple[str, int], Io] = field(default_factory=dict)
     _samples: dict[str, "deque[tuple[datetime, Series]]"] = field(default_factory=dict)
     _sampled_at: float = field(default_factory=time.monotonic)
 
-    def count(self, vm: VirtualMachine, disk_key: int, *, written: int = 0, read: int = 0, took_s: float) -> None:
+    def count(self, vm: VirtualMachine, device: Any, *, written: int = 0, read: int = 0, took_s: float) -> None:
+        self.stores.count(split(device.backing.fileName)[0], written=written, read=read)
         with self.lock:
-            io = self._io.setdefault((vm.moid, disk_key), Io())
+            io = self._io.setdefault((vm.moid, device.key), Io())
             if written:
                 io.writes, io.bytes_written, io.write_s = io.writes + 1, io.bytes_written + written, io.write_s + took_s
             if read:
                 io.reads, io.bytes_read, io.read_s = io.reads + 1, io.bytes_read + read, io.read_s + took_s
 
-    def sample(self, vms: list[VirtualMachine]) -> None:
+    def sample(self, lab: Lab) -> None:
         """A VM that is off gets no sample."""
         now, elapsed_s = wire.now(), max(time.monotonic() - self._sampled_at, 0.001)
+        seen_by_hosts = self._datastores(lab)
         with self.lock:
             io, self._io = self._io, {}
             self._sampled_at = time.monotonic()
-            for vm in vms:
+            for host in lab.of_type(Host):
+                self._keep(host.moid, now, seen_by_hosts)
+            for vm in tuple(lab.vms.values()):
                 if vm.running:
                     row: Series = {}
                     for device in hardware.disks(vm.config.info):
                         row |= io.get((vm.moid, device.key), Io()).series(_instance(device), elapsed_s)
-                    self._samples.setdefault(vm.moid, deque(maxlen=SAMPLES_KEPT)).append((now, row))
+                    self._keep(vm.moid, now, row)
+
+    def _keep(self, moid: str, now: datetime, row: Series) -> None:
+        self._samples.setdefault(moid, deque(maxlen=SAMPLES_KEPT)).append((now, row))
+
+    def _datastores(self, lab: Lab) -> Series:
+        """Every host sees every datastore, and all of them the same."""
+        elapsed_s, traffic = self.stores.sample()
+        row: Series = {}
+        for store in lab.datastores.values():
+            each, latency_ms = traffic.get(store.name, Traffic()), round(self.stores.latency_ms(store.name))
+            means = {
+                260: each.reads / elapsed_s,
+                261: each.writes / elapsed_s,
+                262: each.bytes_read / 1024 / elapsed_s,
+                263: each.bytes_written / 1024 / elapsed_s,
+                264: latency_ms,
+                265: latency_ms,
+            }
+            row |= {(counter, store.uuid): round(mean) for counter, mean in means.items()}
+        return row
 
     def samples(self, moid: str) -> list[tuple[datetime, Series]]:
         with self.lock:
@@ -129,7 +162,7 @@ class PerformanceManager(Managed):
 
     def QueryPerfProviderSummary(self, call: Call, entity: Any) -> Any:
         self.registry.find(entity)
-        current = isinstance(entity, vim.VirtualMachine)
+        current = isinstance(entity, vim.VirtualMachine | vim.HostSystem)
         return self.kind.ProviderSummary(
             entity=entity, currentSupported=current, summarySupported=False, refreshRate=self.interval_s
         )

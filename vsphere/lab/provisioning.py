@@ -1,13 +1,15 @@
 """Making a VM from a ConfigSpec."""
 
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vim, vmodl
 
 from vsphere.lab import hardware
-from vsphere.lab.entities import Datastore, Entity, Host, Lab, check_name_is_free
+from vsphere.lab.entities import Entity, Host, Lab, check_name_is_free
+from vsphere.lab.loads import IDLE, Profile
 from vsphere.lab.shelf import split
-from vsphere.lab.vm import Config, Profile, VirtualMachine
+from vsphere.lab.vm import Config, VirtualMachine
 
 if TYPE_CHECKING:
     from vsphere.lab.pools import ResourcePool
@@ -19,7 +21,7 @@ def create_vm(
     folder: Entity | None,
     pool: "ResourcePool",
     host_ref: Any = None,
-    profile: Profile | None = None,
+    profile: Profile = IDLE,
 ) -> VirtualMachine:
     """`folder` None: a VM of the vApp `pool`. Powered off, its disks full of zeros."""
     if not spec.name:
@@ -27,7 +29,8 @@ def create_vm(
     host = lab.registry.find(host_ref) if host_ref is not None else least_used_host(lab)
     with lab.registry.lock:
         _check_name(folder, pool, spec.name)
-        change = hardware.Change.of(hardware.new_config(spec.name, _home(lab, spec)), lab.shelf)
+        home = _home(lab, spec)
+        change = hardware.Change(hardware.new_config(spec.name, home), lab.shelf, home)
     try:
         change.apply(spec)
         with lab.registry.lock:
@@ -45,14 +48,14 @@ def _add(
     folder: Entity | None,
     pool: "ResourcePool",
     host: Host,
-    profile: Profile | None,
+    profile: Profile,
 ) -> VirtualMachine:
-    taken = {vm.config.info.instanceUuid for vm in lab.vms.values()}
-    if change.config.instanceUuid in taken:
+    wanted = change.config.instanceUuid
+    if any(vm.config.instance_uuid == wanted for vm in lab.vms.values()):
         # vCenter keeps it unique among the VMs it manages.
         change.config.instanceUuid = hardware.new_config("", "").instanceUuid
     config = Config.of(change.config)
-    vm = VirtualMachine(lab, config, folder=folder, pool=pool, host=host, profile=profile or Profile())
+    vm = VirtualMachine(lab, config, folder=folder, pool=pool, host=host, profile=profile)
     if config.info.changeTrackingEnabled:
         for _, disk in vm.disks():
             disk.enable_tracking(at_next_snapshot=False)
@@ -75,13 +78,13 @@ def _home(lab: Lab, spec: Any) -> str:
     if not wanted:
         raise vim.fault.InvalidVmConfig(property="files.vmPathName", msg="The spec names no datastore.")
     datastore, path = split(wanted)
-    if datastore not in {known.name for known in lab.of_type(Datastore)}:
+    if datastore not in lab.datastores:
         raise vim.fault.InvalidDatastorePath(datastorePath=wanted, msg=f"There is no datastore '{datastore}'.")
     folder = path.rpartition("/")[0] if path.endswith(".vmx") else path.strip("/")
     folder = folder or spec.name.replace("/", "_")
-    taken = {vm.config.info.files.vmPathName.rpartition("/")[0] for vm in lab.vms.values()}
-    names = [f"[{datastore}] {folder}", *(f"[{datastore}] {folder}_{number}" for number in range(1, 1000))]
-    return next(name for name in names if name not in taken)
+    taken = {vm.config.home for vm in lab.vms.values()}
+    home = f"[{datastore}] {folder}"
+    return next(name for name in chain([home], (f"{home}_{n}" for n in count(1))) if name not in taken)
 
 
 def least_used_host(lab: Lab) -> Host:

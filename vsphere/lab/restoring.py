@@ -5,10 +5,11 @@ from typing import Any
 from vsphere.lab import wire
 from vsphere.lab.entities import Datastore, Entity, Host, Lab, Network
 from vsphere.lab.inventory import Cluster, Datacenter, Folder
+from vsphere.lab.loads import Profile
 from vsphere.lab.pools import ResourcePool, VApp
 from vsphere.lab.snapshots import Snapshot
 from vsphere.lab.state import Record
-from vsphere.lab.vm import Config, Profile, VirtualMachine
+from vsphere.lab.vm import Config, VirtualMachine
 
 # `_ensure` sees to it that a parent is there before its children; within a kind the order of age is kept.
 ORDER = ("Folder", "Datacenter", "Cluster", "Host", "Datastore", "Network", "ResourcePool", "VApp", "VirtualMachine")
@@ -58,7 +59,7 @@ def _vm(lab: Lab, record: Record, folder: Entity | None, pool: Any) -> VirtualMa
         folder=folder,
         pool=pool,
         host=host,
-        profile=Profile(write_kbps=record["write_kbps"], read_kbps=record["read_kbps"]),
+        profile=Profile.of(record),
         power=record["power"],
         moid=record["moid"],
     )

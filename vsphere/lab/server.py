@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 from vsphere.lab import certificate, content, restoring
 from vsphere.lab.content import LabSpec
 from vsphere.lab.entities import Lab
-from vsphere.lab.faults import Faults
+from vsphere.lab.faults import CONSOLIDATION_MIB_PER_S, Faults
 from vsphere.lab.generator import Generator
 from vsphere.lab.http import LabHttpServer
+from vsphere.lab.loads import HOUR_S, Clock
 from vsphere.lab.perf import Meter, PerformanceManager
 from vsphere.lab.property_collector import Collector
 from vsphere.lab.registry import Registry
@@ -23,6 +25,7 @@ from vsphere.lab.service import SearchIndex, ServiceInstance
 from vsphere.lab.sessions import SessionManager, Sessions
 from vsphere.lab.shelf import DiskShelf
 from vsphere.lab.state import Record, Store, replace_file
+from vsphere.lab.stores import DATASTORE_MB_PER_S, Stores
 from vsphere.lab.tasks import Tasks
 from vsphere.lab.views import ViewManager
 
@@ -55,6 +58,9 @@ class LabServer:
         seed: int = 1,
         sample_s: float = 20.0,
         load_scale: float = 1.0,
+        hour_s: float = HOUR_S,
+        consolidation_mb_per_s: float = CONSOLIDATION_MIB_PER_S,
+        datastore_mb_per_s: float = DATASTORE_MB_PER_S,
         host: str = "127.0.0.1",
         session_idle_s: float = 1800.0,
     ) -> None:
@@ -64,15 +70,19 @@ class LabServer:
         self._seed, self._host, self._port = seed, host, port
         self._about = self._load_about()
         registry = Registry(self._about["incarnation"])
+        faults = Faults(self.folder / "faults.json", consolidation_mb_per_s)
+        stores = Stores(faults, datastore_mb_per_s)
         self.lab = Lab(
             registry=registry,
             store=Store(self.folder),
             tasks=Tasks(registry),
-            faults=Faults(self.folder / "faults.json"),
+            faults=faults,
             shelf=DiskShelf(self.folder / "datastores"),
+            stores=stores,
         )
-        self.meter = Meter(sample_s)
-        self.generator = Generator(self.lab, self.meter, seed, load_scale)
+        self.meter = Meter(sample_s, stores)
+        clock = Clock(began=self._about["began"], hour_s=hour_s)
+        self.generator = Generator(self.lab, self.meter, clock, seed, load_scale)
         self.sessions = Sessions(registry, USERNAME, self._about["password"], session_idle_s)
         self._http: LabHttpServer | None = None
         self._thread: threading.Thread | None = None
@@ -83,12 +93,18 @@ class LabServer:
         if path.exists():
             about: Record = json.loads(path.read_text())
             about["incarnation"] += 1
+            about.setdefault("began", time.time())
             replace_file(path, json.dumps(about))
             return about
         # Either new, or killed while it was filled: begin anew.
         for leftover in ("inventory", "datastores"):
             shutil.rmtree(self.folder / leftover, ignore_errors=True)
-        return {"incarnation": 1, "instance_uuid": str(uuid.uuid4()), "password": secrets.token_urlsafe(12)}
+        return {
+            "incarnation": 1,
+            "instance_uuid": str(uuid.uuid4()),
+            "password": secrets.token_urlsafe(12),
+            "began": time.time(),
+        }
 
     def start(self) -> "LabServer":
         if (self.folder / "lab.json").exists():

@@ -2,17 +2,20 @@
 
 import copy
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vim, vmodl
 
-from vsphere.lab import changes, hardware, vm_summary, wire
+from vsphere.lab import changes, hardware, questions, vm_summary, wire
 from vsphere.lab.disk import LabDisk
-from vsphere.lab.entities import Datastore, Entity, Host, Lab, Network, check_name_is_free
+from vsphere.lab.entities import Entity, Host, Lab, Network, check_name_is_free
+from vsphere.lab.loads import IDLE, Profile
 from vsphere.lab.registry import Managed, refs
 from vsphere.lab.sessions import Call
 from vsphere.lab.shelf import split
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from vsphere.lab.pools import ResourcePool
 
 ON, OFF = "poweredOn", "poweredOff"
+LAYOUT_AGE = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,15 @@ class Config:
     info: Any
     xml: str
 
+    @cached_property
+    def home(self) -> str:
+        """`[datastore] folder`"""
+        return str(self.info.files.vmPathName).rpartition("/")[0]
+
+    @cached_property
+    def instance_uuid(self) -> str:
+        return str(self.info.instanceUuid)
+
     @classmethod
     def of(cls, info: Any) -> "Config":
         return cls(info, wire.to_xml(info))
@@ -40,14 +53,6 @@ class Config:
     @classmethod
     def parse(cls, xml: str) -> "Config":
         return cls(wire.from_xml(xml), xml)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """What the guest does while it runs."""
-
-    write_kbps: float = 0.0
-    read_kbps: float = 0.0
 
 
 class VirtualMachine(Entity):
@@ -64,14 +69,18 @@ class VirtualMachine(Entity):
         folder: Entity | None,
         pool: "ResourcePool",
         host: Host,
-        profile: Profile = Profile(),
+        profile: Profile = IDLE,
         power: str = OFF,
         moid: str | None = None,
     ) -> None:
         self.config, self.pool, self.host, self.profile, self.power = config, pool, host, profile, power
         self.snapshots: list[Snapshot] = []
         self.boot_time: datetime | None = wire.now() if power == ON else None
+        self.question: Any = None
+        """Until it is answered the guest stands still."""
+        self.stunned_until = 0.0
         self._busy = threading.Lock()
+        self._layout: Any = None
         self._shown: tuple[tuple[Any, ...], Any] = ((), None)
         super().__init__(lab, config.info.name, folder, moid)
         with lab.registry.lock:
@@ -85,18 +94,24 @@ class VirtualMachine(Entity):
             "pool": self.pool.moid,
             "host": self.host.moid,
             "power": self.power,
-            "write_kbps": self.profile.write_kbps,
-            "read_kbps": self.profile.read_kbps,
             "snapshots": [snapshot.record() for snapshot in self.snapshots],
+            **self.profile.record(),
         }
 
     @property
     def datastore(self) -> str:
         return split(self.config.info.files.vmPathName)[0]
 
+    def datastore_names(self) -> set[str]:
+        return {self.datastore} | {split(d.backing.fileName)[0] for d in hardware.disks(self.config.info)}
+
     @property
     def running(self) -> bool:
         return self.power == ON
+
+    @property
+    def standing_still(self) -> bool:
+        return not self.running or self.question is not None or time.monotonic() < self.stunned_until
 
     def disks(self, config: Config | None = None) -> list[tuple[Any, LabDisk]]:
         """Devices and their files, in the order of the hardware."""
@@ -115,6 +130,7 @@ class VirtualMachine(Entity):
     def changed(self) -> None:
         """Saves and tells the watchers."""
         with self.registry.lock:
+            self._layout = None
             self.save()
             self.registry.touch(self)
 
@@ -147,11 +163,7 @@ class VirtualMachine(Entity):
             change_id = f"{frozen.tracking}/{frozen.epoch}" if frozen.tracking else None
         base = device.backing.fileName
         chain = [base] + [f"{base.removesuffix('.vmdk')}-{layer.number:06d}.vmdk" for layer in layers]
-        return hardware.with_chain(device, chain, change_id, meta.uuid, self._datastore_ref(base))
-
-    def _datastore_ref(self, file_name: str) -> Any:
-        name = split(file_name)[0]
-        return next((ds.ref for ds in self.lab.of_type(Datastore) if ds.name == name), None)
+        return hardware.with_chain(device, chain, change_id, meta.uuid, self.lab.datastores[split(base)[0]].ref)
 
     def p_runtime(self) -> Any:
         return vm_summary.runtime(self)
@@ -160,7 +172,15 @@ class VirtualMachine(Entity):
         return vm_summary.summary(self)
 
     def p_layoutEx(self) -> Any:
-        return vm_summary.layout(self)
+        """vCenter looks at the sizes when the VM changes, when it is asked to, and now and then."""
+        if self._layout is None or wire.now() - self._layout.timestamp > LAYOUT_AGE:
+            self._layout = vm_summary.layout(self)
+        return self._layout
+
+    def RefreshStorageInfo(self, call: Call) -> None:
+        with self.registry.lock:
+            self._layout = None
+            self.registry.touch(self)
 
     def p_guest(self) -> Any:
         return vm_summary.guest(self)
@@ -190,8 +210,7 @@ class VirtualMachine(Entity):
         return self.pool.ref if isinstance(self.pool.ref, vim.VirtualApp) else None
 
     def p_datastore(self) -> list[Any]:
-        names = {self.datastore} | {split(d.backing.fileName)[0] for d in hardware.disks(self.config.info)}
-        return refs(ds for ds in self.lab.of_type(Datastore) if ds.name in names)
+        return refs(self.lab.datastores[name] for name in sorted(self.datastore_names()))
 
     def p_network(self) -> list[Any]:
         return refs(self.lab.of_type(Network))
@@ -219,6 +238,7 @@ class VirtualMachine(Entity):
         self, call: Call, name: str, memory: bool, quiesce: bool, description: str | None = None
     ) -> Any:
         def work(_task: Task) -> Any:
+            questions.refuse_without_space(self)
             return Snapshot.take(self, name, description or "", quiesce=quiesce).ref
 
         return self.task("CreateSnapshot_Task", work)
@@ -248,7 +268,12 @@ class VirtualMachine(Entity):
 
             disk.consolidate(pace, progress)
             done += delta
+        self._stun(self.lab.faults.stun_s(done))
         self.changed()
+
+    def _stun(self, seconds: float) -> None:
+        self.stunned_until = time.monotonic() + seconds
+        time.sleep(seconds)
 
     def ReconfigVM_Task(self, call: Call, spec: Any) -> Any:
         return self.task("ReconfigVM_Task", lambda _task: self.reconfigure(spec))
@@ -317,13 +342,16 @@ class VirtualMachine(Entity):
     def PowerOffVM_Task(self, call: Call) -> Any:
         return self.task("PowerOffVM_Task", lambda _task: self.set_power(OFF))
 
+    def AnswerVM(self, call: Call, questionId: str, answerChoice: str) -> None:
+        questions.answer(self, questionId, answerChoice)
+
     def set_power(self, power: str) -> None:
         if self.power == power:
             raise vim.fault.InvalidPowerState(
                 requestedState=power, existingState=self.power, msg="The VM is in that power state already."
             )
         with self.registry.lock:
-            self.power = power
+            self.power, self.question = power, None
             self.boot_time = wire.now() if power == ON else None
             if self.config.info.changeTrackingEnabled:
                 for _, disk in self.disks():

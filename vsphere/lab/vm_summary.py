@@ -7,6 +7,7 @@ from pyVmomi import vim
 from vsphere.lab import hardware, wire
 
 if TYPE_CHECKING:
+    from vsphere.lab.snapshots import Snapshot
     from vsphere.lab.vm import VirtualMachine
 
 
@@ -21,6 +22,7 @@ def runtime(vm: "VirtualMachine") -> Any:
         numMksConnections=0,
         recordReplayState="inactive",
         onlineStandby=False,
+        question=vm.question,
         consolidationNeeded=any(disk.needs_consolidation for _, disk in vm.disks()),
     )
 
@@ -60,25 +62,38 @@ def _storage(vm: "VirtualMachine") -> Any:
 
 
 def layout(vm: "VirtualMachine") -> Any:
-    """The files of the disks. The sizes of the deltas show how far the snapshots have grown."""
+    """The files of the disks, now and as each snapshot has them. The sizes of the deltas show how far they grew."""
+    kind = vim.vm.FileLayoutEx
     files: list[Any] = []
-    chains: list[Any] = []
 
-    def add(name: str, size: int) -> int:
+    def unit(name: str, size: int, content: str = "diskExtent") -> Any:
         files.append(
-            vim.vm.FileLayoutEx.FileInfo(
-                key=len(files), name=name, type="diskExtent", size=size, uniqueSize=size, accessible=True
-            )
+            kind.FileInfo(key=len(files), name=name, type=content, size=size, uniqueSize=size, accessible=True)
         )
-        return len(files) - 1
+        return kind.DiskUnit(fileKey=[len(files) - 1])
 
+    chains: dict[int, list[Any]] = {}
     for device, disk in vm.disks():
         stem = device.backing.fileName.removesuffix(".vmdk")
-        units = [[add(f"{stem}-flat.vmdk", disk.flat.stat().st_blocks * 512)]]
-        units += [[add(f"{stem}-{n:06d}-delta.vmdk", size)] for n, size in disk.delta_bytes().items()]
-        chain = [vim.vm.FileLayoutEx.DiskUnit(fileKey=keys) for keys in units]
-        chains.append(vim.vm.FileLayoutEx.DiskLayout(key=device.key, chain=chain))
-    return vim.vm.FileLayoutEx(file=files, disk=chains, timestamp=wire.now())
+        deltas = [unit(f"{stem}-{n:06d}-delta.vmdk", size) for n, size in disk.delta_bytes().items()]
+        chains[device.key] = [unit(f"{stem}-flat.vmdk", disk.flat.stat().st_blocks * 512), *deltas]
+    home = vm.config.info.files.vmPathName.removesuffix(".vmx")
+    snapshots = [
+        kind.SnapshotLayout(
+            key=snapshot.ref,
+            dataKey=unit(f"{home}-Snapshot{snapshot.number}.vmsn", 0, "snapshotData").fileKey[0],
+            disk=[kind.DiskLayout(key=key, chain=chains[key][: depth + 1]) for key, depth in _depths(vm, snapshot)],
+        )
+        for snapshot in vm.snapshots
+    ]
+    disks = [kind.DiskLayout(key=key, chain=chain) for key, chain in chains.items()]
+    return kind(file=files, disk=disks, snapshot=snapshots, timestamp=wire.now())
+
+
+def _depths(vm: "VirtualMachine", snapshot: "Snapshot") -> list[tuple[int, int]]:
+    """Of the VM's present disks that the snapshot holds: key, and deltas below it."""
+    held = [(device.key, disk.meta.of_snapshot(snapshot.number)) for device, disk in vm.disks()]
+    return [(key, frozen.depth) for key, frozen in held if frozen]
 
 
 def guest(vm: "VirtualMachine") -> Any:
