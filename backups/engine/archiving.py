@@ -1,7 +1,7 @@
 """Step 6 of a run: a VM's archive from its snapshot."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +43,8 @@ class Archived:
     bytes_read: int
     bytes_new: int
     bytes_stored: int
+    change_ids: dict[str, str]
+    """Disk key to change id, of the disks that have one."""
 
 
 def archive_vm(
@@ -85,7 +87,21 @@ def archive_vm(
         bytes_read=stats.bytes_read,
         bytes_new=stats.bytes_new,
         bytes_stored=stats.bytes_stored,
+        change_ids={str(p.source.disk.key): p.source.change_id for p in plans if p.source.change_id},
     )
+
+
+def bytes_expected(platform: Platform, snapshot: Snapshot, since: Mapping[str, str]) -> int:
+    """What an archive will read if the last one had the change ids `since`, by disk key."""
+    return sum(_expected(platform, snapshot, source, since) for source in platform.snapshot_disks(snapshot))
+
+
+def _expected(platform: Platform, snapshot: Snapshot, source: SnapshotDisk, since: Mapping[str, str]) -> int:
+    try:
+        areas = list(platform.changed_areas(snapshot, source.disk, since.get(str(source.disk.key))))
+    except ChangeTrackingUnusable:
+        return source.disk.capacity_bytes
+    return len(_chunks(areas, source.disk.capacity_bytes)) * CHUNK_BYTES
 
 
 def _plan(

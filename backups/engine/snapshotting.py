@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 
 from backups.errors import HotfirstError, NotFound, PermissionMissing, PlatformError
 from backups.platform import Load, Platform, Quiesce, Snapshot, SnapshotOrder
@@ -20,12 +21,13 @@ def measure(platform: Platform, vm_refs: Sequence[str], window_s: int) -> dict[s
 
 
 def snapshot_all(
-    platform: Platform, orders: Sequence[SnapshotOrder], quiesce: Quiesce
+    platform: Platform, orders: Sequence[SnapshotOrder], quiesce: Quiesce, at: datetime | None = None
 ) -> dict[str, Snapshot | HotfirstError]:
-    """By VM ref. One VM's failure is that VM's alone; only trouble with the platform as a whole is raised."""
+    """By VM ref; all at the common time `at` (None: now). One VM's failure is that VM's alone; only trouble with the
+    platform as a whole is raised."""
     for order in orders:
         _track_changes(platform, order.vm_ref)
-    results = platform.create_snapshots(orders, quiesce=quiesce)
+    results = platform.create_snapshots(orders, at=at, quiesce=quiesce)
     return {ref: _expected(result) for ref, result in results.items()}
 
 

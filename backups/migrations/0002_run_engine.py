@@ -152,6 +152,25 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='runitem',
+            name='earlier_hold_s',
+            field=models.FloatField(default=0),
+        ),
+        migrations.AddField(
+            model_name='vcenter',
+            name='sampled_at',
+            field=models.DateTimeField(null=True),
+        ),
+        migrations.AddIndex(
+            model_name='loadsample',
+            index=models.Index(fields=['at'], name='backups_loa_at_e384f9_idx'),
+        ),
+        migrations.AddField(
+            model_name='vcenter',
+            name='swept_at',
+            field=models.DateTimeField(null=True),
+        ),
+        migrations.AddField(
+            model_name='runitem',
             name='expected_s',
             field=models.FloatField(default=0),
         ),

@@ -34,6 +34,10 @@ class VCenter(models.Model):
         validators=[MaxValueValidator(90)],
         help_text="Percent of a datastore's capacity that snapshots must not be forecast to take.",
     )
+    sampled_at = models.DateTimeField(null=True)
+    """When a worker last took it upon itself to sample the loads of its VMs."""
+    swept_at = models.DateTimeField(null=True)
+    """When a worker last took it upon itself to remove orphaned snapshots."""
     synced_at = models.DateTimeField(null=True)
     sync_error = models.TextField(blank=True, default="")
 
@@ -127,7 +131,7 @@ class LoadSample(models.Model):
     read_iops = models.FloatField()
 
     class Meta:
-        indexes = [models.Index(fields=["vm", "at"])]
+        indexes = [models.Index(fields=["vm", "at"]), models.Index(fields=["at"])]
 
     def __str__(self) -> str:
         return f"{self.vm} at {self.at}"

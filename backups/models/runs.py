@@ -135,6 +135,8 @@ class RunItem(Job):
     archived_at = models.DateTimeField(null=True)
     removing_at = models.DateTimeField(null=True)
     removed_at = models.DateTimeField(null=True)
+    earlier_hold_s = models.FloatField(default=0)
+    """How long it kept snapshots that it gave back: for a pause, or for going beyond the hold budget."""
     grown_bytes = models.BigIntegerField(null=True)
     """What the snapshot's delta files held just before they went; None where nobody could say."""
     archive = models.ForeignKey(Archive, on_delete=models.SET_NULL, null=True, related_name="+")

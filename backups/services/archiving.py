@@ -36,7 +36,7 @@ def archive_item(item: RunItem, platform: Platform, watch: Watch) -> None:
         with ArchiveWriter(store, keys) as writer:
             return archive_vm(
                 platform=platform,
-                snapshot=_snapshot(item),
+                snapshot=snapshot_of(item),
                 writer=writer,
                 archive_id=str(archive_id),
                 previous=previous,
@@ -94,7 +94,7 @@ def _recovered_since(last: Archive) -> bool:
     return begun.filter(Q(finished_at=None) | Q(finished_at__gt=last.run.created_at)).exists()
 
 
-def _snapshot(item: RunItem) -> Snapshot:
+def snapshot_of(item: RunItem) -> Snapshot:
     if item.snapshot_at is None:
         raise Interrupted("This item has no snapshot.")
     return Snapshot(
@@ -123,6 +123,7 @@ def _record(item: RunItem, archive_id: UUID, archived: Archived) -> Archive:
         bytes_read=archived.bytes_read,
         bytes_new=archived.bytes_new,
         bytes_stored=archived.bytes_stored,
+        change_ids=archived.change_ids,
     )
 
 

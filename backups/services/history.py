@@ -49,6 +49,9 @@ def sample_all(now: datetime) -> None:
 
 
 def _sample(vcenter: VCenter, now: datetime) -> bool:
+    due = Q(sampled_at=None) | Q(sampled_at__lte=now - SAMPLED_EVERY + JITTER)
+    if not VCenter.objects.filter(due, pk=vcenter.pk).update(sampled_at=now):
+        return False
     refs = dict(_due(vcenter, now).values_list("pk", "ref"))
     if not refs:
         return False

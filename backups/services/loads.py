@@ -72,7 +72,15 @@ def predict_items(run: Run, items: Sequence[RunItem], measured: Mapping[UUID, Lo
         ranked = predict(known.get(item.vm_id, []), load, metric=Metric(run.metric), **asked)
         written = predict(known.get(item.vm_id, []), load, metric=Metric.WRITE_KBPS, **asked)
         item.load, item.load_kbps, item.load_reason = ranked.value, written.value, ranked.reason
+        if item.vm.powered_on and item.vm_id not in known and not (load and load.samples):
+            _as_last_seen(item)
         item.load_at = now
+
+
+def _as_last_seen(item: RunItem) -> None:
+    """Better what it wrote when it was last looked at, whenever that was, than nothing."""
+    item.load = item.load_kbps = item.vm.write_kbps
+    item.load_reason = f"{item.load_kbps:,.1f} KB/s written when it was last measured"
 
 
 def _expected_hold_s(run: Run, items: Sequence[RunItem]) -> float:
@@ -97,7 +105,7 @@ def expect_durations(run: Run, items: Sequence[RunItem], now: datetime) -> None:
         [(pace_of(item).seconds(past.bytes_read), past.seconds) for item in done for past in _pasts([item])]
     )
     for item in items:
-        if item.state == ItemState.QUEUED or not item.bytes_expected:
+        if item.state == ItemState.QUEUED:
             write_kbps = item.load_kbps if item.load_at else item.vm.write_kbps
             item.bytes_expected = expected_bytes(item.bytes_total, lasts.get(item.vm_id), write_kbps)
         item.expected_s = max(pace_of(item).seconds(item.bytes_expected) * factor, SHORTEST_S)

@@ -1,16 +1,16 @@
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
-from backups.errors import Conflict, HotfirstError, InvalidRequest
+from backups.errors import Conflict, HotfirstError, InvalidRequest, NotFound
 from backups.events import publish
 from backups.leases import NO_LEASE
 from backups.locks import exclusive
 from backups.models import Plan, Run, RunItem, Vm
-from backups.models.runs import ITEM_FINAL, RUN_FINAL, CancelMode, ItemState, RunState
+from backups.models.runs import ITEM_FINAL, RUN_FINAL, ItemState, RunState
 from backups.queues import hint
 from backups.report import Done, report
 from backups.services import audit
@@ -19,21 +19,75 @@ from backups.services.audit import Actor
 from backups.services.plans import gone_from, vms_of
 
 log = logging.getLogger(__name__)
-COPIED = ("repository", "policy", "batch_size", "readers", "quiesce")
+COPIED = (
+    "repository",
+    "policy",
+    "metric",
+    "batch_size",
+    "vapps_whole",
+    "hold_budget_s",
+    "over_budget",
+    "readers",
+    "quiesce",
+)
+LATEST_COMMON_TIME = timedelta(days=7)
 
 
-def start_run(actor: Actor, plan: Plan, vms: "list[Vm] | None" = None, scheduled_for: datetime | None = None) -> Run:
-    """A run of the whole plan, or of some of its VMs. The work itself is the workers'."""
+def start_run(
+    actor: Actor,
+    plan: Plan,
+    vms: "list[Vm] | None" = None,
+    *,
+    scheduled_for: datetime | None = None,
+    common_time: datetime | None = None,
+    retry_of: Run | None = None,
+) -> Run:
+    """A run of the whole plan, or of some of its VMs, whose snapshots are taken at `common_time` (None: now). The work
+    itself is the workers'."""
     protected = {vm.pk: vm for vm in vms_of(plan)}
     chosen = list(protected.values()) if vms is None else [protected[vm.pk] for vm in vms if vm.pk in protected]
     if not chosen:
         raise InvalidRequest(_why_nothing(plan))
+    _check_common_time(common_time)
     with exclusive(f"plan {plan.pk}"):
         if plan.runs.exclude(state__in=RUN_FINAL).exists():
             raise Conflict(f"A run of {plan.name} is going on; wait until it ends, or cancel it.")
         if scheduled_for and plan.runs.filter(scheduled_for=scheduled_for).exists():
             raise Conflict(f"This start of {plan.name} has been made already.")
-        return _create(actor, plan, chosen, scheduled_for)
+        gone = _gone_since_last_run(plan) if vms is None else []
+        run = _create(actor, plan, chosen, scheduled_for=scheduled_for, common_time=common_time, retry_of=retry_of)
+        _add_gone(run, gone)
+        return run
+
+
+def _check_common_time(common_time: datetime | None) -> None:
+    now = timezone.now()
+    if common_time and not now < common_time <= now + LATEST_COMMON_TIME:
+        raise InvalidRequest("The common snapshot time lies in the future, and at most seven days from now.")
+
+
+def _gone_since_last_run(plan: Plan) -> list[Vm]:
+    """Told once, in the first run without them: a VM that was deleted on purpose is not a failure for ever."""
+    last = plan.runs.first()
+    return list(gone_from(plan).filter(vanished_at__gt=last.created_at)) if last else []
+
+
+def _add_gone(run: Run, gone: list[Vm]) -> None:
+    told = "This VM is no longer in vCenter. Its archives stay; recover it from them if it is missed."
+    RunItem.objects.bulk_create(
+        RunItem(
+            run=run,
+            tenant=run.tenant,
+            vm=vm,
+            vm_name=vm.name,
+            vapp_name=vm.vapp.name if vm.vapp else "",
+            state=ItemState.FAILED,
+            message=told,
+            error_code=NotFound.code,
+            finished_at=timezone.now(),
+        )
+        for vm in gone
+    )
 
 
 def _why_nothing(plan: Plan) -> str:
@@ -55,9 +109,9 @@ def record_missed(plan: Plan, slot: datetime, error: HotfirstError) -> None:
     )
 
 
-def _create(actor: Actor, plan: Plan, vms: list[Vm], scheduled_for: datetime | None) -> Run:
+def _create(actor: Actor, plan: Plan, vms: list[Vm], **fields: Any) -> Run:
     copied = {name: getattr(plan, name) for name in COPIED}
-    run = Run.objects.create(tenant=plan.tenant, plan=plan, plan_name=plan.name, scheduled_for=scheduled_for, **copied)
+    run = Run.objects.create(tenant=plan.tenant, plan=plan, plan_name=plan.name, **fields, **copied)
     RunItem.objects.bulk_create(
         RunItem(
             run=run,
@@ -65,6 +119,8 @@ def _create(actor: Actor, plan: Plan, vms: list[Vm], scheduled_for: datetime | N
             vm=vm,
             vm_name=vm.name,
             vapp_name=vm.vapp.name if vm.vapp else "",
+            host=vm.host,
+            datastore=vm.datastore,
             bytes_total=vm.capacity_bytes,
         )
         for vm in vms
@@ -72,30 +128,6 @@ def _create(actor: Actor, plan: Plan, vms: list[Vm], scheduled_for: datetime | N
     audit.record(actor, plan.tenant, "run.start", plan.name, run=str(run.pk), vms=len(vms))
     hint_coordinator(run)
     return run
-
-
-def cancel_run(actor: Actor, run: Run, mode: str) -> None:
-    """`now` stops archives in the middle, `after_current` lets those finish; snapshots are removed either way."""
-    if mode not in (CancelMode.NOW, CancelMode.AFTER_CURRENT):
-        raise InvalidRequest("Cancel either now, or after the current archives.")
-    with transaction.atomic():
-        if not Run.objects.filter(pk=run.pk).exclude(state__in=RUN_FINAL).update(cancel=mode):
-            raise Conflict("This run has ended already.")
-        cancel_open_items(run)
-        audit.record(actor, run.tenant, "run.cancel", run.plan_name, run=str(run.pk), mode=mode)
-        publish(run.pk, {"cancel": mode})
-        hint_coordinator(run)
-        hint_readers(1)
-
-
-def cancel_open_items(run: Run) -> None:
-    """What nobody works at: without a snapshot it ends at once, with one it goes by way of `removing`."""
-    items = RunItem.objects.filter(run=run)
-    ended = {"message": "The run was cancelled.", "finished_at": timezone.now()}
-    items.filter(state=ItemState.QUEUED).update(state=ItemState.CANCELLED, **ended)
-    items.filter(state=ItemState.WAITING).update(
-        state=ItemState.REMOVING, outcome=ItemState.CANCELLED, message=ended["message"]
-    )
 
 
 def hint_coordinator(run: Run) -> None:
@@ -151,6 +183,8 @@ def _report(run: Run, items: list[RunItem]) -> dict[str, Any]:
             snapshot_at=item.snapshot_at,
             archiving_at=item.archiving_at,
             removed_at=item.removed_at,
+            earlier_hold_s=item.earlier_hold_s,
+            load=item.load,
         )
         for item in items
         if item.snapshot_at and item.archiving_at and item.removed_at

@@ -1,39 +1,48 @@
 """A run's coordinator: measures loads, chooses the next batch and takes its snapshots. One per run at a time."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 
-from django.db.models import F, Q
+from django.db.models import F, Max, Q
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
-from backups.batches import Queued, next_batch
+from backups.batches import next_batch
 from backups.engine.snapshotting import snapshot_all
 from backups.errors import HotfirstError, Interrupted, NotFound
 from backups.events import publish
 from backups.leases import DRAIN, Heartbeat, lease_fields, release
 from backups.locks import exclusive
 from backups.models import Run, RunItem, SnapshotRecord, VCenter
-from backups.models.runs import CancelMode, ItemState, RunState
+from backups.models.plans import Policy
+from backups.models.runs import ITEM_FINAL, CancelMode, ItemState, RunState
 from backups.platform import Platform, Quiesce, Snapshot, SnapshotOrder
+from backups.services.changes import expect_changes
+from backups.services.datastores import measure_datastores
+from backups.services.forecasts import foretell
 from backups.services.loads import measure_items, set_priorities
 from backups.services.recoveries import in_place_now
-from backups.services.runs import cancel_open_items, finish_if_done, hint_coordinator, hint_readers
+from backups.services.runs import finish_if_done, hint_coordinator, hint_readers
+from backups.services.situation import limits_of, queued_of, situation_of
+from backups.services.steering import cancel_open_items, give_back_for_pause
 from backups.services.vcenters import connect
 
 log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 RETRY_S = 20
+PREPARE = timedelta(seconds=75)
 
 
 def coordinate(run_id: str) -> None:
     run = _claim(run_id)
     if run is None:
         return
+    stalled_at: int | None = None
     try:
         with Heartbeat(run) as beat:
-            _take_batches(run, beat)
+            stalled_at = _take_batches(run, beat)
     except Interrupted as error:
         log.info("coordinating %s stopped: %s", run.pk, error)
     except HotfirstError as error:
@@ -42,20 +51,26 @@ def coordinate(run_id: str) -> None:
         log.exception("coordinating %s", run.pk)
         _take_bug(run)
     release(run)
-    _hand_on(run)
+    _hand_on(run, stalled_at)
 
 
-def _hand_on(run: Run) -> None:
-    """Hints sent while this coordinator held the lease came to nothing, so what they would have said is said now."""
+def _hand_on(run: Run, stalled_at: int | None) -> None:
+    """Hints sent while this coordinator held the lease came to nothing, so what they would have said is said now.
+    A run that waits for room, a cap or its time is looked at again when one of its items ends, or by the tick."""
     states = list(RunItem.objects.filter(run=run).values_list("state", flat=True))
     waiting = states.count(ItemState.WAITING)
     if waiting or ItemState.REMOVING in states:
         hint_readers(run.readers)
-    if ItemState.QUEUED in states and waiting < run.readers and not DRAIN.value:
+    if ItemState.QUEUED in states and waiting < run.readers and not DRAIN.value and stalled_at != _ended(run):
         backing_off = Run.objects.filter(pk=run.pk, lease_until__gt=timezone.now()).exists()
         if not backing_off:
             hint_coordinator(run)
     finish_if_done(run)
+
+
+def _ended(run: Run) -> int:
+    """Grows whenever an item of the run leaves its snapshot behind."""
+    return SnapshotRecord.objects.filter(item__run=run).exclude(removed_at=None).count()
 
 
 def _claim(run_id: str) -> Run | None:
@@ -66,23 +81,34 @@ def _claim(run_id: str) -> Run | None:
     return Run.objects.get(pk=run_id) if claimed else None
 
 
-def _take_batches(run: Run, beat: Heartbeat) -> None:
-    """Until as many items wait as the readers can take."""
+def _take_batches(run: Run, beat: Heartbeat) -> int | None:
+    """Until as many items wait as the readers can take. Answers with `_ended` if no batch could be taken now."""
     while True:
         beat.check()
-        run.refresh_from_db(fields=["cancel"])
+        ended = _ended(run)
+        run.refresh_from_db(fields=["cancel", "paused_at"])
         if run.cancel != CancelMode.NONE:
             cancel_open_items(run)
+        if run.paused_at:
+            give_back_for_pause(run)
+        if run.paused_at or _too_early(run):
+            return ended
         items = list(_unfinished(run))
         queued = [item for item in items if item.state in (ItemState.QUEUED, ItemState.SNAPSHOTTING)]
         waiting = sum(item.state == ItemState.WAITING for item in items)
         if not queued or waiting >= run.readers:
-            return
+            return None
         with ExitStack() as sessions:
             platforms = _connect_all(run, queued, sessions)
             if platforms is None:
-                return
-            _snapshot_batch(run, [i for i in queued if i.vm.vcenter in platforms], platforms, beat)
+                return None
+            if not _snapshot_batch(run, [i for i in queued if i.vm.vcenter in platforms], platforms, beat):
+                return ended
+
+
+def _too_early(run: Run) -> bool:
+    """The tick looks again each minute; the last one is waited for with everything prepared."""
+    return bool(run.common_time and run.common_time > timezone.now() + PREPARE)
 
 
 def _take_failure(run: Run, error: HotfirstError) -> None:
@@ -105,6 +131,10 @@ def _take_bug(run: Run) -> None:
         items.filter(state=ItemState.SNAPSHOTTING).update(
             state=ItemState.REMOVING, outcome=ItemState.ERRORED, message=told
         )
+
+
+def _open_items(run: Run) -> list[RunItem]:
+    return list(RunItem.objects.filter(run=run).exclude(state__in=ITEM_FINAL).select_related("vm__vcenter"))
 
 
 def _unfinished(run: Run) -> "list[RunItem]":
@@ -136,7 +166,8 @@ def _try_later(run: Run, error: HotfirstError) -> None:
     Run.objects.filter(pk=run.pk, attempt=run.attempt).update(lease_until=later, lease_owner="")
 
 
-def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Platform], beat: Heartbeat) -> None:
+def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Platform], beat: Heartbeat) -> bool:
+    """False if nothing could be snapshotted, and nothing has changed."""
     for item in queued:
         if item.state == ItemState.SNAPSHOTTING:
             try:
@@ -146,11 +177,19 @@ def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Pl
     queued = _skip_untouchable(queued)
     for vcenter, platform in platforms.items():
         measure_items(platform, [item for item in queued if item.vm.vcenter == vcenter])
+        measure_datastores(vcenter, platform)
     set_priorities(run.policy, queued)
-    batch = _choose(run, queued)
+    foretell(run)
+    batch = _choose(run, queued, list(platforms))
     beat.check()
-    for vcenter, platform in platforms.items():
-        _snapshot(run, platform, vcenter, [item for item in batch if item.vm.vcenter == vcenter])
+    if not batch:
+        return any(item.state != ItemState.QUEUED for item in queued)
+    _snapshot(run, platforms, batch)
+    if run.policy == Policy.LEAST_DISTURBANCE:
+        for vcenter, platform in platforms.items():
+            expect_changes(platform, [item for item in batch if item.vm.vcenter == vcenter])
+        set_priorities(run.policy, [item for item in _unfinished(run) if item.state == ItemState.WAITING])
+    return True
 
 
 def _skip_untouchable(items: list[RunItem]) -> list[RunItem]:
@@ -173,38 +212,48 @@ def _clear_abandoned(item: RunItem, platform: Platform) -> None:
     item.transition(ItemState.QUEUED)
 
 
-def _choose(run: Run, queued: list[RunItem]) -> list[RunItem]:
+def _choose(run: Run, queued: list[RunItem], vcenters: list[VCenter]) -> list[RunItem]:
     by_id = {str(item.pk): item for item in queued}
-    candidates = [Queued(id=id_, vapp=item.vapp_name, load_kbps=item.load_kbps) for id_, item in by_id.items()]
-    batch = next_batch(candidates, run.batch_size)
+    situation = situation_of(run, _open_items(run), vcenters, timezone.now())
+    batch = next_batch([queued_of(item) for item in queued], limits_of(run), situation)
     for id_, reason in batch.left.items():
-        by_id[id_].mine().update(reason=reason)
+        by_id[id_].mine().update(reason=reason[:255])
+    for id_, reason in batch.refused.items():
+        by_id[id_].transition(ItemState.SKIPPED, message=reason, finished_at=timezone.now())
     return [by_id[id_] for id_ in batch.taken]
 
 
-def _snapshot(run: Run, platform: Platform, vcenter: VCenter, items: list[RunItem]) -> None:
-    batch = (
-        RunItem.objects.filter(run=run).exclude(batch=None).order_by("-batch").values_list("batch", flat=True).first()
-        or 0
-    ) + 1
-    ordered = [item for item in items if _journal(item, vcenter, batch)]
-    orders = [SnapshotOrder(vm_ref=item.vm.ref, name=item.snapshot_name) for item in ordered]
-    publish(run.pk, {"state": "snapshotting", "vms": len(orders)})
-    try:
-        results = snapshot_all(platform, orders, Quiesce(run.quiesce))
-    except HotfirstError as error:
-        results = {order.vm_ref: error for order in orders}
+def _snapshot(run: Run, platforms: dict[VCenter, Platform], items: list[RunItem]) -> None:
+    """All started together, on every vCenter; the database is touched by this thread only."""
+    batch = (RunItem.objects.filter(run=run).aggregate(last=Max("batch"))["last"] or 0) + 1
+    ordered = [item for item in items if _journal(item, batch)]
+    publish(run.pk, {"state": "snapshotting", "vms": len(ordered)})
+    with ThreadPoolExecutor(len(platforms)) as pool:
+        asked = {
+            vcenter: pool.submit(_ask, run, platform, [item for item in ordered if item.vm.vcenter == vcenter])
+            for vcenter, platform in platforms.items()
+        }
     for item in ordered:
+        results = asked[item.vm.vcenter].result()
         _settle(item, results.get(item.vm.ref) or NotFound(f"{item.vm_name} is no longer in vCenter."))
-    publish(run.pk, {"state": "waiting", "vms": len(orders)})
+    publish(run.pk, {"state": "waiting", "vms": len(ordered)})
 
 
-def _journal(item: RunItem, vcenter: VCenter, batch: int) -> bool:
+def _ask(run: Run, platform: Platform, items: list[RunItem]) -> dict[str, Snapshot | HotfirstError]:
+    orders = [SnapshotOrder(vm_ref=item.vm.ref, name=item.snapshot_name) for item in items]
+    try:
+        return snapshot_all(platform, orders, Quiesce(run.quiesce), at=run.common_time)
+    except HotfirstError as error:
+        return {order.vm_ref: error for order in orders}
+
+
+def _journal(item: RunItem, batch: int) -> bool:
     """Written before the snapshot is asked for, so that no kill can leave one that nobody knows of. The attempt
     rises, so that a coordinator that was overtaken settles nothing. Under the lock that a recovery starts under."""
     number = item.snapshot_attempt + 1
     name = f"hotfirst-{item.pk}-{number}"
     fields = {"attempt": item.attempt + 1, "snapshot_attempt": number, "snapshot_name": name, "batch": batch}
+    vcenter = item.vm.vcenter
     with exclusive(f"recover {vcenter.pk}"):
         if not _skip_untouchable([item]) or not item.transition(ItemState.SNAPSHOTTING, reason="", **fields):
             return False

@@ -1,66 +1,64 @@
 """A reader: takes the waiting VM of the highest priority, archives it, removes its snapshot, takes the next."""
 
 import logging
+import threading
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
+from backups.engine.watch import Watch
 from backups.errors import HotfirstError, Interrupted
 from backups.events import publish
 from backups.leases import DRAIN, NO_LEASE, Heartbeat, lease_fields, release
 from backups.locks import exclusive
-from backups.models import Run, RunItem, SnapshotRecord
-from backups.models.runs import CancelMode, ItemState, RunState
+from backups.models import Recovery, Run, RunItem, SnapshotRecord
+from backups.models.plans import OverBudget
+from backups.models.recoveries import RecoveryState
+from backups.models.runs import ITEM_FINAL, CancelMode, ItemState
 from backups.platform import Platform
 from backups.services.archiving import archive_item
-from backups.services.runs import finish_if_done, hint_coordinator
+from backups.services.datastores import slowdown
+from backups.services.runs import finish_if_done, hint_coordinator, hint_readers
+from backups.services.selection import free, next_waiting
+from backups.services.steering import beyond_budget, keep_budget
 from backups.services.vcenters import connect
 
 log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 RETRY_S = 10
+LOOK_AGAIN_S = 20
+LONGEST_REST_S = 2.0
 
 
 def read_waiting() -> None:
     while not DRAIN.value and (item := claim()):
         _work_at(item)
         _look_after(item.run)
+        if Recovery.objects.filter(state=RecoveryState.QUEUED).exists():
+            # Somebody waits for his data: this reader makes room for the recovery that is queued behind it.
+            hint_readers(1)
+            return
 
 
 def claim() -> RunItem | None:
     """The next item, under a lock over all readers everywhere: so caps hold and the order is exact."""
     with exclusive("selection"):
         now = timezone.now()
-        free = Q(lease_until=None) | Q(lease_until__lt=now)
-        item = RunItem.objects.filter(free, state=ItemState.REMOVING).first() or _waiting(free).first()
+        item = RunItem.objects.filter(free(now), state=ItemState.REMOVING).first() or next_waiting(now)
         if item is None:
             return None
         fields = {"attempt": item.attempt + 1, **lease_fields()}
         if item.state == ItemState.WAITING:
             fields |= _place(item) | {"archiving_at": now, "started_at": item.started_at or now, "bytes_read": 0}
-            fields |= {"message": "", "error_code": ""}
+            fields |= {"message": "", "error_code": "", "held_back": ""}
         won = item.transition(ItemState.ARCHIVING if item.state == ItemState.WAITING else ItemState.REMOVING, **fields)
         publish(item.run_id, {"item": str(item.pk), "state": item.state})
     return RunItem.objects.select_related("run__repository", "vm__vcenter", "tenant").get(pk=item.pk) if won else None
-
-
-def _waiting(free: Q) -> QuerySet[RunItem]:
-    """Under the run's cap of readers; the tenant with the fewest busy readers first, so that none starves while
-    no reader idles; then by priority."""
-    removing = Q(state=ItemState.REMOVING, lease_until__gt=timezone.now()) & ~Q(lease_owner="")
-    busy = RunItem.objects.filter(Q(state=ItemState.ARCHIVING) | removing).order_by()
-    in_run = busy.filter(run=OuterRef("run")).values("run").annotate(n=Count("pk")).values("n")
-    in_tenant = busy.filter(tenant=OuterRef("tenant")).values("tenant").annotate(n=Count("pk")).values("n")
-    return (
-        RunItem.objects.filter(free, state=ItemState.WAITING, run__state=RunState.RUNNING, run__cancel=CancelMode.NONE)
-        .annotate(busy_in_run=Coalesce(Subquery(in_run), 0), busy_in_tenant=Coalesce(Subquery(in_tenant), 0))
-        .filter(busy_in_run__lt=F("run__readers"))
-        .order_by("busy_in_tenant", "-priority", "vm_name")
-    )
 
 
 def _place(item: RunItem) -> dict[str, int]:
@@ -74,8 +72,7 @@ def _place(item: RunItem) -> dict[str, int]:
 
 def _work_at(item: RunItem) -> None:
     def should_stop() -> str | None:
-        cancelled = item.state == ItemState.ARCHIVING and _cancelled_now(item)
-        return "The run was cancelled." if cancelled else None
+        return _why_stop(item) if item.state == ItemState.ARCHIVING else None
 
     def on_progress(progress: dict[str, int]) -> None:
         publish(item.run_id, {"item": str(item.pk), "state": item.state, **progress})
@@ -84,7 +81,7 @@ def _work_at(item: RunItem) -> None:
         try:
             with connect(item.vm.vcenter) as platform:
                 if item.state == ItemState.ARCHIVING:
-                    _archive(item, platform, beat)
+                    _archive(item, platform, Paced(beat, lambda: slowdown(item, platform)))
                 if item.state == ItemState.REMOVING:
                     _remove(item, platform)
         except HotfirstError as error:
@@ -93,9 +90,33 @@ def _work_at(item: RunItem) -> None:
                 release(item)
 
 
-def _archive(item: RunItem, platform: Platform, beat: Heartbeat) -> None:
+class Paced:
+    """A watch that rests as often as it is checked, while the datastore is too slow. Measured in the reader's own
+    thread, since the heart must not wait for vCenter."""
+
+    def __init__(self, watch: Watch, slowdown: Callable[[], float]) -> None:
+        self._watch, self._slowdown = watch, slowdown
+        self._owner, self._rest = threading.get_ident(), 0.0
+        self._looked_at = self._checked_at = time.monotonic()
+
+    def report(self, **progress: Any) -> None:
+        self._watch.report(**progress)
+
+    def check(self) -> None:
+        self._watch.check()
+        if threading.get_ident() != self._owner:
+            return
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_AGAIN_S:
+            self._looked_at, self._rest = now, self._slowdown()
+        if self._rest:
+            time.sleep(min((now - self._checked_at) * self._rest, LONGEST_REST_S))
+        self._checked_at = time.monotonic()
+
+
+def _archive(item: RunItem, platform: Platform, watch: Watch) -> None:
     try:
-        archive_item(item, platform, beat)
+        archive_item(item, platform, watch)
     except Interrupted as error:
         _take_interruption(item, error)
     except HotfirstError as error:
@@ -107,15 +128,31 @@ def _archive(item: RunItem, platform: Platform, beat: Heartbeat) -> None:
     publish(item.run_id, {"item": str(item.pk), "state": item.state})
 
 
-def _cancelled_now(item: RunItem) -> bool:
-    return Run.objects.filter(pk=item.run_id, cancel=CancelMode.NOW).exists()
+def _why_stop(item: RunItem) -> str | None:
+    if Run.objects.filter(pk=item.run_id, cancel=CancelMode.NOW).exists():
+        return "The run was cancelled."
+    if _beyond_budget(item):
+        return "Its snapshot was held for longer than the plan allows."
+    return None
+
+
+def _beyond_budget(item: RunItem) -> bool:
+    """A VM that is tried again alone is let finish: no order could hold its snapshot for less."""
+    budget_s = item.run.hold_budget_s
+    if not budget_s or item.alone or item.snapshot_at is None:
+        return False
+    if item.run.over_budget != OverBudget.SKIP and item.run.items.exclude(state__in=ITEM_FINAL).count() == 1:
+        return False
+    return timezone.now() > item.snapshot_at + timedelta(seconds=budget_s)
 
 
 def _take_interruption(item: RunItem, error: Interrupted) -> None:
-    """Cancelled: the snapshot goes. Drained: the item waits, snapshot and all, for the next reader. Overtaken: the
-    writes below count for nothing."""
+    """Cancelled: the snapshot goes. Held for too long: it goes as well. Drained: the item waits, snapshot and all, for
+    the next reader. Overtaken: the writes below count for nothing."""
     if Run.objects.filter(pk=item.run_id).exclude(cancel=CancelMode.NONE).exists():
         item.transition(ItemState.REMOVING, outcome=ItemState.CANCELLED, message=str(error))
+    elif _beyond_budget(item):
+        item.transition(ItemState.REMOVING, **beyond_budget(item.run))
     else:
         item.transition(ItemState.WAITING, reader=None, **NO_LEASE)
 
@@ -134,15 +171,35 @@ def _take_failure(item: RunItem, error: HotfirstError) -> None:
 
 def _remove(item: RunItem, platform: Platform) -> None:
     """At once, before this reader takes its next item."""
-    if not item.mine().update(removing_at=Coalesce("removing_at", timezone.now())):
+    if not item.mine().update(removing_at=Coalesce("removing_at", timezone.now()), grown_bytes=_growth(item, platform)):
         # Overtaken, or the archive's commit failed: without its row the snapshot is all there is.
         return
     platform.remove_snapshot(item.snapshot_name, item.vm.ref)
-    now = timezone.now()
     with transaction.atomic():
-        SnapshotRecord.objects.filter(name=item.snapshot_name).update(removed_at=now)
-        item.transition(item.outcome, removed_at=now, finished_at=now, **NO_LEASE)
+        SnapshotRecord.objects.filter(name=item.snapshot_name).update(removed_at=timezone.now())
+        item.transition(item.outcome, **(_anew(item) if item.outcome == ItemState.QUEUED else _ended()), **NO_LEASE)
         publish(item.run_id, {"item": str(item.pk), "state": item.state})
+
+
+def _growth(item: RunItem, platform: Platform) -> int | None:
+    """Told in the report; that it cannot be had must not keep the snapshot."""
+    try:
+        return platform.snapshot_growth([item.vm.ref]).get(item.vm.ref)
+    except HotfirstError as error:
+        log.info("growth of the snapshot of %s: %s", item.vm_name, error)
+        return None
+
+
+def _ended() -> dict[str, Any]:
+    now = timezone.now()
+    return {"removed_at": now, "finished_at": now}
+
+
+def _anew(item: RunItem) -> dict[str, Any]:
+    """The snapshot was given back; another will be taken. What it cost so far stays on the account."""
+    held_s = (timezone.now() - item.snapshot_at).total_seconds() if item.snapshot_at else 0.0
+    cleared = dict.fromkeys(("snapshot_at", "archiving_at", "removing_at", "removed_at", "position", "reader", "batch"))
+    return {**cleared, "outcome": "", "snapshot_ref": "", "earlier_hold_s": item.earlier_hold_s + max(held_s, 0.0)}
 
 
 def _take_removal_failure(item: RunItem, error: HotfirstError, last_try: bool, again: dict[str, Any]) -> None:
@@ -159,6 +216,7 @@ def _take_removal_failure(item: RunItem, error: HotfirstError, last_try: bool, a
 def _look_after(run: Run) -> None:
     """The next batch, when fewer items wait than readers could take; the end, when none are left."""
     open_items = RunItem.objects.filter(run=run)
+    keep_budget(run)
     if open_items.filter(state=ItemState.QUEUED).exists():
         if open_items.filter(state=ItemState.WAITING).count() < run.readers:
             hint_coordinator(run)

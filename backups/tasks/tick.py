@@ -4,7 +4,7 @@ import logging
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from backups.errors import HotfirstError, InvalidRequest
@@ -13,18 +13,15 @@ from backups.leases import DRAIN, NO_LEASE
 from backups.models import Event, Plan, Recovery, Run, RunItem, SnapshotRecord, VCenter
 from backups.models.recoveries import RECOVERY_FINAL
 from backups.models.runs import HOLDING, RUN_FINAL, ItemState
+from backups.queues import hint
 from backups.schedule import due
+from backups.services.datastores import measure_datastores
 from backups.services.loads import measure_items, set_priorities
 from backups.services.plans import schedule_of
 from backups.services.recoveries import hint_recovery
-from backups.services.runs import (
-    cancel_open_items,
-    finish_if_done,
-    hint_coordinator,
-    hint_readers,
-    record_missed,
-    start_run,
-)
+from backups.services.runs import finish_if_done, hint_coordinator, hint_readers, record_missed, start_run
+from backups.services.selection import explain_waiting, free
+from backups.services.steering import cancel_open_items, give_back_for_pause, keep_budget
 from backups.services.vcenters import connect
 
 log = logging.getLogger(__name__)
@@ -33,6 +30,8 @@ HINT_AGAIN_S = 45
 LOAD_KEPT = timedelta(minutes=5)
 EVENTS_KEPT = timedelta(days=1)
 SWEPT_FOR = timedelta(days=1)
+SWEEP_AGAIN = timedelta(seconds=50)
+LATE_AGAIN = timedelta(minutes=10)
 
 
 def tick() -> None:
@@ -42,9 +41,11 @@ def tick() -> None:
     start_due_plans(now)
     reap_items(now)
     refresh_loads(now)
+    measure_gated()
     look_after_runs(now)
     look_after_recoveries(now)
-    remove_orphans()
+    look_for_orphans(now)
+    hint("backups.tasks.sample.sample")
     Event.objects.filter(at__lt=now - EVENTS_KEPT).delete()
 
 
@@ -105,17 +106,31 @@ def look_after_runs(now: datetime) -> None:
     for run in Run.objects.exclude(state__in=RUN_FINAL):
         if run.cancel:
             cancel_open_items(run)
+        elif run.paused_at:
+            give_back_for_pause(run)
+        else:
+            keep_budget(run)
         items = RunItem.objects.filter(run=run)
-        free = run.lease_until is None or run.lease_until < now
+        unattended = run.lease_until is None or run.lease_until < now
         to_coordinate = items.filter(state__in=(ItemState.QUEUED, ItemState.SNAPSHOTTING)).exists()
-        if free and to_coordinate and (run.hinted_at is None or run.hinted_at < stale or run.lease_until):
+        if unattended and to_coordinate and (run.hinted_at is None or run.hinted_at < stale or run.lease_until):
             hint_coordinator(run)
-        claimable = items.filter(Q(lease_until=None) | Q(lease_until__lt=now)).filter(
-            state__in=(ItemState.WAITING, ItemState.REMOVING)
-        )
+        claimable = items.filter(free(now), state__in=(ItemState.WAITING, ItemState.REMOVING))
         busy = items.filter(state=ItemState.ARCHIVING).count()
         hint_readers(min(claimable.count(), max(run.readers - busy, 1)))
+        explain_waiting(run)
         finish_if_done(run)
+
+
+def measure_gated() -> None:
+    """Where nothing new starts, nobody else would notice that the datastore has become quick again."""
+    waiting = RunItem.objects.filter(state=ItemState.WAITING)
+    for vcenter in VCenter.objects.filter(latency_stop_ms__gt=0, vms__run_items__in=waiting).distinct():
+        try:
+            with connect(vcenter) as platform:
+                measure_datastores(vcenter, platform)
+        except HotfirstError as error:
+            log.warning("datastores of %s: %s", vcenter, error)
 
 
 def look_after_recoveries(now: datetime) -> None:
@@ -125,17 +140,34 @@ def look_after_recoveries(now: datetime) -> None:
         hint_recovery(recovery)
 
 
-def remove_orphans() -> None:
+def look_for_orphans(now: datetime) -> None:
+    """Removal can take as long as vCenter likes, so it is long work, and one worker's for each vCenter."""
+    open_orphans, late = _orphans()
+    not_lately = Q(swept_at=None) | Q(swept_at__lt=now - LATE_AGAIN)
+    due = Q(pk__in=open_orphans.values("vcenter")) | not_lately & Q(pk__in=late.values("vcenter"))
+    for vcenter in VCenter.objects.filter(due):
+        hint("backups.tasks.tick.remove_orphans", str(vcenter.pk), long=True)
+
+
+def remove_orphans(vcenter_id: str) -> None:
     """Journalled snapshots that no item holds; and those that turned up in vCenter after their row was closed,
     which a request that outlived its worker can make."""
+    now = timezone.now()
+    free_now = Q(swept_at=None) | Q(swept_at__lt=now - SWEEP_AGAIN)
+    if not VCenter.objects.filter(free_now, pk=vcenter_id).update(swept_at=now):
+        return
+    vcenter = VCenter.objects.get(pk=vcenter_id)
+    open_orphans, late = _orphans()
+    try:
+        _sweep(vcenter, [*open_orphans.filter(vcenter=vcenter)], {r.name for r in late.filter(vcenter=vcenter)})
+    except HotfirstError as error:
+        log.warning("orphaned snapshots on %s: %s", vcenter, error)
+
+
+def _orphans() -> tuple[QuerySet[SnapshotRecord], QuerySet[SnapshotRecord]]:
     held = Q(item__state__in=HOLDING, name=F("item__snapshot_name"))
-    open_orphans = SnapshotRecord.objects.filter(removed_at=None).exclude(held)
-    late = SnapshotRecord.objects.filter(created_at__gt=timezone.now() - SWEPT_FOR).exclude(held)
-    for vcenter in VCenter.objects.filter(pk__in=(open_orphans | late).values("vcenter")):
-        try:
-            _sweep(vcenter, [*open_orphans.filter(vcenter=vcenter)], {r.name for r in late.filter(vcenter=vcenter)})
-        except HotfirstError as error:
-            log.warning("orphaned snapshots on %s: %s", vcenter, error)
+    records = SnapshotRecord.objects.exclude(held)
+    return records.filter(removed_at=None), records.filter(created_at__gt=timezone.now() - SWEPT_FOR)
 
 
 def _sweep(vcenter: VCenter, orphans: list[SnapshotRecord], late: set[str]) -> None:

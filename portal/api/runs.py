@@ -7,7 +7,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from backups.models import AuditEntry, Role, Run, RunItem
-from backups.services.runs import cancel_run
+from backups.services.steering import cancel_run
 from portal.access import Access
 from portal.api.base import TenantList, TenantView, answers, lists
 from portal.api.serializers import AuditEntrySerializer, CancelRequest, RunItemSerializer, RunSerializer

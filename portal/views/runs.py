@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST
 
 from backups.models import Role, Run, RunItem, Tenant
 from backups.models.runs import ITEM_FINAL, RUN_FINAL, ItemState
-from backups.services import runs as service
+from backups.services import steering as service
 from portal.access import tenant_view
 from portal.views.feedback import told
 from portal.views.paging import page_of

@@ -120,9 +120,9 @@ class FakePlatform:
         """As the builds of vSphere do that lose changes."""
         self._get(vm_ref).disks[disk_key].data[: len(data)] = data
 
-    def set_load(self, name: str, write_kbps: float) -> None:
+    def set_load(self, name: str, write_kbps: float, read_kbps: float = 0.0) -> None:
         vm = next(v for v in self._vms.values() if v.vm.name == name)
-        vm.load = Load(write_kbps=write_kbps, samples=10)
+        vm.load = Load(write_kbps=write_kbps, read_kbps=read_kbps, samples=10)
 
     def set_latency(self, datastore: str, latency_ms: float | None) -> None:
         self._datastores[datastore] = replace(self._datastores[datastore], latency_ms=latency_ms)

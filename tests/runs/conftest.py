@@ -14,6 +14,7 @@ from backups.services.repositories import create_repository
 from backups.services.vcenters import enrol_vcenter
 from backups.tasks.coordinate import coordinate
 from backups.tasks.read import read_waiting
+from backups.tasks.tick import remove_orphans
 from tests.fakes.platform import FakePlatform
 
 MIB = 2**20
@@ -75,3 +76,10 @@ def finish() -> Callable[[Run], Run]:
         return run
 
     return to_the_end
+
+
+def sweep() -> None:
+    """Does the work that the tick hints at when it finds orphaned snapshots."""
+    VCenter.objects.update(swept_at=None)
+    for vcenter in VCenter.objects.all():
+        remove_orphans(str(vcenter.pk))

@@ -17,6 +17,7 @@ from backups.tasks.coordinate import coordinate
 from backups.tasks.read import claim, read_waiting
 from backups.tasks.tick import tick
 from tests.fakes.platform import FakePlatform
+from tests.runs.conftest import sweep
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PAST = timedelta(minutes=5)
@@ -104,6 +105,7 @@ def test_a_snapshot_that_turns_up_after_its_row_was_closed_is_removed_too(
     item = run.items.first()
     platform.create_snapshots([SnapshotOrder(vm_ref=item.vm.ref, name=item.snapshot_name)])
     tick()
+    sweep()
     assert platform.find_snapshots("") == []
 
 
@@ -115,6 +117,7 @@ def test_the_tick_never_touches_a_snapshot_that_is_not_ours(plan: Plan, platform
     platform.create_snapshots([SnapshotOrder(vm_ref=item.vm.ref, name="before the upgrade")])
     platform.create_snapshots([SnapshotOrder(vm_ref=item.vm.ref, name="hotfirst-of-another-installation")])
     tick()
+    sweep()
     assert len(platform.find_snapshots("")) == 2
 
 
@@ -176,7 +179,7 @@ def test_a_snapshot_that_cannot_be_removed_is_tried_until_it_goes(
     assert all("goes on trying" in item.message for item in run.items.all())
     assert SnapshotRecord.objects.filter(removed_at=None).count() == 3
     assert Archive.objects.filter(state="good").count() == 3
-    tick()
+    sweep()
     assert platform.find_snapshots("") == []
     assert not SnapshotRecord.objects.filter(removed_at=None).exists()
 

@@ -9,7 +9,8 @@ from backups.models import Archive, Plan, RunItem, SnapshotRecord, Tenant
 from backups.models.runs import ItemState, RunState
 from backups.services.plans import create_plan, revoke_plan
 from backups.services.repositories import open_store
-from backups.services.runs import cancel_run, start_run
+from backups.services.runs import start_run
+from backups.services.steering import cancel_run
 from backups.tasks.coordinate import coordinate
 from backups.tasks.read import claim, read_waiting
 from backups.tasks.tick import tick

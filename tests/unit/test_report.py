@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -27,7 +28,8 @@ def test_exposure_is_what_the_snapshots_grew_by_while_they_were_held() -> None:
 def test_other_orders_are_computed_with_the_durations_that_were_measured() -> None:
     told = report([done("busy", 100, 0, 10), done("idle", 1, 10, 30)], readers=1)
     assert told["orders"]["highest_load"] == pytest.approx(told["exposure_kb"])
-    assert told["orders"]["reverse"] == pytest.approx(1 * 20 + 100 * 30)
+    assert told["orders"]["name"] == pytest.approx(told["exposure_kb"])
+    assert told["exposure_kb"] < told["orders"]["random"] < 1 * 20 + 100 * 30
     assert told["bound_kb"] <= told["exposure_kb"]
 
 
@@ -38,3 +40,8 @@ def test_a_late_start_is_counted_for_every_order() -> None:
 
 def test_a_run_in_which_nothing_was_archived_has_nothing_to_tell() -> None:
     assert report([], readers=2) == {}
+
+
+def test_a_snapshot_that_was_given_back_counts_all_the_same() -> None:
+    told = report([replace(done("busy", 100, 0, 10), earlier_hold_s=5)], readers=1)
+    assert told["exposure_kb"] == 100 * 15
