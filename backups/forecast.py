@@ -125,7 +125,7 @@ def forecast(
         left_out=clock.left_out,
         bound_kb=exposure_bound_kb(done, readers) + snapshot_s * sum(vm.load_kbps for vm in done),
         peak_kb=peaks,
-        short_kb={name: peaks[name] - kb for name, kb in room.items() if peaks.get(name, 0.0) > kb},
+        short_kb={name: kb - room[name] for name, kb in peaks.items() if name in room and kb > room[name]},
     )
 
 

@@ -41,7 +41,7 @@ def report(done: Sequence[Done], readers: int) -> dict[str, Any]:
     """JSON: exposures in KB, times in seconds. `exposure_kb` is what happened; `orders` what each order would
     have cost with the same durations, if all snapshots had been taken at once, the first archive had begun as late
     as it did, and readers had never idled since; `random` is the mean of many; `bound_kb` what no order can do better
-    than."""
+    than; `start_s` the time from the first snapshot to the first archive."""
     if not done:
         return {}
     candidates = [d.candidate for d in done]
@@ -53,6 +53,7 @@ def report(done: Sequence[Done], readers: int) -> dict[str, Any]:
         "exposure_kb": sum(d.load_kbps * d.hold_s for d in done),
         "bound_kb": start_kb + exposure_bound_kb(candidates, readers),
         "orders": orders | {"random": _random_kb(candidates, readers, start_s)},
+        "start_s": start_s,
         "skew_s": (max(taken) - min(taken)).total_seconds(),
         "longest_hold_s": max(d.hold_s for d in done),
         "window_s": (max(d.removed_at for d in done) - min(taken)).total_seconds(),

@@ -74,19 +74,22 @@ def _gone_since_last_run(plan: Plan) -> list[Vm]:
 
 def _add_gone(run: Run, gone: list[Vm]) -> None:
     told = "This VM is no longer in vCenter. Its archives stay; recover it from them if it is missed."
-    RunItem.objects.bulk_create(
-        RunItem(
-            run=run,
-            tenant=run.tenant,
-            vm=vm,
-            vm_name=vm.name,
-            vapp_name=vm.vapp.name if vm.vapp else "",
-            state=ItemState.FAILED,
-            message=told,
-            error_code=NotFound.code,
-            finished_at=timezone.now(),
-        )
-        for vm in gone
+    ended = {"state": ItemState.FAILED, "error_code": NotFound.code, "finished_at": timezone.now()}
+    RunItem.objects.bulk_create(item_of(run, vm, message=told, **ended) for vm in gone)
+
+
+def item_of(run: Run, vm: Vm, **fields: Any) -> RunItem:
+    """Unsaved. Names and places are copied: they say how it was at the time."""
+    return RunItem(
+        run=run,
+        tenant=run.tenant,
+        vm=vm,
+        vm_name=vm.name,
+        vapp_name=vm.vapp.name if vm.vapp else "",
+        host=vm.host,
+        datastore=vm.datastore,
+        bytes_total=vm.capacity_bytes,
+        **fields,
     )
 
 
@@ -112,19 +115,7 @@ def record_missed(plan: Plan, slot: datetime, error: HotfirstError) -> None:
 def _create(actor: Actor, plan: Plan, vms: list[Vm], **fields: Any) -> Run:
     copied = {name: getattr(plan, name) for name in COPIED}
     run = Run.objects.create(tenant=plan.tenant, plan=plan, plan_name=plan.name, **fields, **copied)
-    RunItem.objects.bulk_create(
-        RunItem(
-            run=run,
-            tenant=plan.tenant,
-            vm=vm,
-            vm_name=vm.name,
-            vapp_name=vm.vapp.name if vm.vapp else "",
-            host=vm.host,
-            datastore=vm.datastore,
-            bytes_total=vm.capacity_bytes,
-        )
-        for vm in vms
-    )
+    RunItem.objects.bulk_create(item_of(run, vm) for vm in vms)
     audit.record(actor, plan.tenant, "run.start", plan.name, run=str(run.pk), vms=len(vms))
     hint_coordinator(run)
     return run
