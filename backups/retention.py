@@ -35,10 +35,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Reason:
-    """`rule` is newest, count, age, daily, weekly, monthly, yearly, locked or in_use."""
+    """`rule` is newest, count, age, daily, weekly, monthly, yearly, locked or in_use; `so_far`: its period goes on."""
 
     rule: str
     text: str
+    so_far: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _of_periods(
     rank = 0
     for last_day, archive in _standing(rules, rule, newest_first).items() if most else ():
         if last_day > today:
-            yield archive, Reason(rule, f"this {PERIODS[rule]}’s so far")
+            yield archive, Reason(rule, f"this {PERIODS[rule]}’s so far", so_far=True)
         elif rank < most:
             rank += 1
             yield archive, Reason(rule, f"{rule}, {rank} of {most}")

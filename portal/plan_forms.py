@@ -56,11 +56,11 @@ class ScheduleForm(forms.Form):
         choices=[(step, "every hour" if step == 1 else f"every {step} hours") for step in STEPS],
         coerce=int, empty_value=None, initial=1, required=False, label="How often",
     )  # fmt: skip
-    minute = forms.IntegerField(min_value=0, max_value=59, initial=0, required=False, label="Minute past the hour")
+    minute = forms.IntegerField(min_value=0, max_value=59, initial=0, required=False, label="At minute")
     from_hour = forms.IntegerField(min_value=0, max_value=23, initial=0, required=False, label="From hour")
     to_hour = forms.IntegerField(
         min_value=0, max_value=23, initial=23, required=False, label="To hour",
-        help_text="Past midnight is allowed: from 22 to 4.",
+        help_text="Or past midnight: 22 to 4.",
     )  # fmt: skip
     hour_days = forms.MultipleChoiceField(
         choices=WEEKDAYS, required=False, widget=forms.CheckboxSelectMultiple, label="On these days", initial=EVERY_DAY
@@ -189,7 +189,12 @@ class PlanForm(_PlanPart):
             "name", "repository", "policy", "metric", "readers", "batch_size", "vapps_whole", "over_budget", "quiesce",
         ]  # fmt: skip
         usual = ("metric", "over_budget")
-        labels = {"batch_size": "VMs in a batch", "quiesce": "Quiesce the guests", "readers": "Readers"}
+        labels = {
+            "batch_size": "VMs in a batch",
+            "quiesce": "Quiesce the guests",
+            "readers": "Readers",
+            "vapps_whole": "Keep vApps whole",
+        }
         help_texts = {
             "policy": "Which VM is archived first once the snapshots are taken.",
             "batch_size": "How many VMs are snapshotted together; 0 for all of them.",

@@ -1,6 +1,5 @@
 """What the plan's page foretells while it is filled in: the next starts, and which archives there will be."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -29,6 +28,8 @@ class Row:
 
     label: str
     times: list[datetime]
+    so_far: str
+    """What is kept besides, uncounted, for the period that goes on."""
 
     @property
     def named(self) -> list[datetime]:
@@ -100,16 +101,16 @@ def _going(tried: Plan, tenant: Tenant, plan: Plan | None) -> dict[str, object]:
 
 
 def _rows(promise: Promise) -> list[Row]:
-    rows = [Row(label, list(_kept_for(rule, promise.kept))) for rule, label in LABELS.items()]
-    return [row for row in rows if row.times]
+    rows = [_row(rule, label, promise.kept) for rule, label in LABELS.items()]
+    return [row for row in rows if row.times or row.so_far]
 
 
-def _kept_for(rule: str, kept: Iterable[tuple[datetime, Verdict]]) -> Iterator[datetime]:
+def _row(rule: str, label: str, kept: list[tuple[datetime, Verdict]]) -> Row:
     """The newest counts among the newest."""
-    wanted = {"count": {"count", "newest"}}.get(rule, {rule})
-    for at, verdict in kept:
-        if wanted & {reason.rule for reason in verdict.reasons}:
-            yield at
+    named = {"count": ("count", "newest")}.get(rule, (rule,))
+    by_rule = [(at, reason) for at, verdict in kept for reason in verdict.reasons if reason.rule in named]
+    so_far = next((reason.text for _, reason in by_rule if reason.so_far), "")
+    return Row(label, [at for at, reason in by_rule if not reason.so_far], so_far)
 
 
 def _dots(promise: Promise, zone: ZoneInfo) -> list[dict[str, object]]:
