@@ -11,7 +11,7 @@ from vsphere.lab.entities import Datastore, Host, Lab, Network
 from vsphere.lab.inventory import GIB, Cluster, Datacenter, Folder
 from vsphere.lab.loads import Profile, heavy_tailed
 from vsphere.lab.pools import ResourcePool, VApp
-from vsphere.lab.vm import ON, VirtualMachine
+from vsphere.lab.vm import OFF, ON, VirtualMachine
 
 MIB = 2**20
 MEDIAN_KBPS = 160.0
@@ -147,7 +147,7 @@ class Builder:
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._fill, [vm for spec, vm in made if spec.filesystem]))
         for vm_spec, vm in made:
-            if vm_spec.powered_on:
+            if vm_spec.powered_on and not vm.running:
                 vm.set_power(ON)
 
     def _vm(self, spec: VmSpec, rate: float, vapp: VApp | None, index: int) -> VirtualMachine:
@@ -159,6 +159,7 @@ class Builder:
             vapp or self.pool,
             self.hosts[index % len(self.hosts)].ref,
             profile=_profile(spec, rate, read_share=0.2 + index % 5 * 0.15),
+            power=ON if spec.powered_on and not spec.filesystem else OFF,
         )
 
     def _fill(self, vm: VirtualMachine) -> None:

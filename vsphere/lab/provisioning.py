@@ -1,5 +1,6 @@
 """Making a VM from a ConfigSpec."""
 
+import uuid
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from vsphere.lab import hardware
 from vsphere.lab.entities import Entity, Host, Lab, check_name_is_free
 from vsphere.lab.loads import IDLE, Profile
 from vsphere.lab.shelf import split
-from vsphere.lab.vm import Config, VirtualMachine
+from vsphere.lab.vm import OFF, Config, VirtualMachine
 
 if TYPE_CHECKING:
     from vsphere.lab.pools import ResourcePool
@@ -22,8 +23,9 @@ def create_vm(
     pool: "ResourcePool",
     host_ref: Any = None,
     profile: Profile = IDLE,
+    power: str = OFF,
 ) -> VirtualMachine:
-    """`folder` None: a VM of the vApp `pool`. Powered off, its disks full of zeros."""
+    """`folder` None: a VM of the vApp `pool`. Its disks are full of zeros."""
     if not spec.name:
         raise vim.fault.InvalidVmConfig(property="name", msg="A VM needs a name.")
     host = lab.registry.find(host_ref) if host_ref is not None else least_used_host(lab)
@@ -35,32 +37,24 @@ def create_vm(
         change.apply(spec)
         with lab.registry.lock:
             _check_name(folder, pool, spec.name)
-            vm = _add(lab, change, folder, pool, host, profile)
+            if spec.instanceUuid:
+                _keep_unique(lab, change.config)
+            config = Config.of(change.config)
+            vm = VirtualMachine(lab, config, folder=folder, pool=pool, host=host, profile=profile, power=power)
+            if config.info.changeTrackingEnabled:
+                for _, disk in vm.disks():
+                    disk.enable_tracking(at_next_snapshot=False)
+            vm.changed()
     except vmodl.MethodFault:
         change.undo()
         raise
     return vm
 
 
-def _add(
-    lab: Lab,
-    change: hardware.Change,
-    folder: Entity | None,
-    pool: "ResourcePool",
-    host: Host,
-    profile: Profile,
-) -> VirtualMachine:
-    wanted = change.config.instanceUuid
-    if any(vm.config.instance_uuid == wanted for vm in lab.vms.values()):
-        # vCenter keeps it unique among the VMs it manages.
-        change.config.instanceUuid = hardware.new_config("", "").instanceUuid
-    config = Config.of(change.config)
-    vm = VirtualMachine(lab, config, folder=folder, pool=pool, host=host, profile=profile)
-    if config.info.changeTrackingEnabled:
-        for _, disk in vm.disks():
-            disk.enable_tracking(at_next_snapshot=False)
-    vm.changed()
-    return vm
+def _keep_unique(lab: Lab, config: Any) -> None:
+    """As vCenter does with the instanceUuid among the VMs it manages."""
+    if any(vm.config.instance_uuid == config.instanceUuid for vm in lab.vms.values()):
+        config.instanceUuid = str(uuid.uuid4())
 
 
 def _check_name(folder: Entity | None, pool: "ResourcePool", name: str) -> None:
