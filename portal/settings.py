@@ -180,6 +180,12 @@ HOTFIRST_MASTER_KEY = env.str("HOTFIRST_MASTER_KEY", default="")
 HOTFIRST_HOST = env.str("HOTFIRST_HOST", default=socket.gethostname())
 HOTFIRST_LEASE_S = env.float("HOTFIRST_LEASE_S", default=60)
 HOTFIRST_STUCK_S = env.float("HOTFIRST_STUCK_S", default=1800)
+if DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+    # A host that is lost in the middle of a transaction would keep its locks until TCP gives it up, two hours later.
+    DATABASES["default"].setdefault("OPTIONS", {}).setdefault(
+        "options", f"-c idle_in_transaction_session_timeout={HOTFIRST_LEASE_S:.0f}s"
+    )
+HOTFIRST_ARCHIVE_TIMEOUT_S = env.float("HOTFIRST_ARCHIVE_TIMEOUT_S", default=24 * 3600)
 HOTFIRST_LOAD_WINDOW_S = env.int("HOTFIRST_LOAD_WINDOW_S", default=900)
 
 REST_FRAMEWORK = {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Coalesce
 from django.utils import timezone
@@ -133,7 +134,14 @@ def _why_stop(item: RunItem) -> str | None:
         return "The run was cancelled."
     if _beyond_budget(item):
         return "Its snapshot was held for longer than the plan allows."
-    return None
+    return _too_long(item)
+
+
+def _too_long(item: RunItem) -> str | None:
+    limit_s = settings.HOTFIRST_ARCHIVE_TIMEOUT_S
+    if item.archiving_at is None or timezone.now() < item.archiving_at + timedelta(seconds=limit_s):
+        return None
+    return f"Its archive was not complete after {limit_s / 3600:.0f} h, so it was stopped; the next run tries again."
 
 
 def _beyond_budget(item: RunItem) -> bool:
@@ -147,12 +155,14 @@ def _beyond_budget(item: RunItem) -> bool:
 
 
 def _take_interruption(item: RunItem, error: Interrupted) -> None:
-    """Cancelled: the snapshot goes. Held for too long: it goes as well. Drained: the item waits, snapshot and all, for
+    """Cancelled, held or read for too long: the snapshot goes. Drained: the item waits, snapshot and all, for
     the next reader. Overtaken: the writes below count for nothing."""
     if Run.objects.filter(pk=item.run_id).exclude(cancel=CancelMode.NONE).exists():
         item.transition(ItemState.REMOVING, outcome=ItemState.CANCELLED, message=str(error))
     elif _beyond_budget(item):
         item.transition(ItemState.REMOVING, **beyond_budget(item.run))
+    elif told := _too_long(item):
+        item.transition(ItemState.REMOVING, outcome=ItemState.FAILED, message=told)
     else:
         item.transition(ItemState.WAITING, reader=None, **NO_LEASE)
 

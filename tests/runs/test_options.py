@@ -1,5 +1,6 @@
 """Every option of a plan, a vCenter and a start, by the run that it makes."""
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -261,3 +262,21 @@ def test_a_reader_makes_room_for_a_recovery_that_waits(plan: Plan, finish) -> No
     Recovery.objects.create(tenant=plan.tenant, vcenter=VCenter.objects.get(), mode="as_new")
     read_waiting()
     assert run.items.filter(state=ItemState.SUCCEEDED).count() == 1
+
+
+def test_an_archive_that_never_ends_is_stopped_and_fails_with_a_sentence(
+    plan: Plan, platform, settings, finish
+) -> None:
+    settings.HOTFIRST_ARCHIVE_TIMEOUT_S = 0
+    settings.HOTFIRST_LEASE_S = 0.04
+    slow = platform.open_disk
+
+    def open_slowly(*arguments: object) -> object:
+        time.sleep(0.3)
+        return slow(*arguments)
+
+    platform.open_disk = open_slowly
+    run = finish(start_run(None, plan))
+    assert set(states_of(run).values()) == {ItemState.FAILED}
+    assert "was not complete after" in run.items.first().message
+    assert platform.find_snapshots("") == []

@@ -2,6 +2,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backups.report import Done, report
 
@@ -45,3 +47,13 @@ def test_a_run_in_which_nothing_was_archived_has_nothing_to_tell() -> None:
 def test_a_snapshot_that_was_given_back_counts_all_the_same() -> None:
     told = report([replace(done("busy", 100, 0, 10), earlier_hold_s=5)], readers=1)
     assert told["exposure_kb"] == 100 * 15
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1e5), st.floats(0.1, 1e4)), min_size=1, max_size=8),
+    st.integers(1, 4),
+)
+def test_no_order_is_cheaper_than_the_bound(vms: list[tuple[float, float]], readers: int) -> None:
+    told = report([done(str(n), load, 0, seconds) for n, (load, seconds) in enumerate(vms)], readers)
+    assert min(told["orders"].values()) >= told["bound_kb"] * 0.999999
+    assert told == report([done(str(n), load, 0, seconds) for n, (load, seconds) in enumerate(vms)], readers)
