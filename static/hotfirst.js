@@ -36,7 +36,9 @@ function follow(live) {
   const refresh = () => {
     due = null;
     last = Date.now();
-    window.htmx.trigger(live, "refresh");
+    // Whoever types in the part that changes is not interrupted.
+    if (live.querySelector("input:focus")) soon();
+    else window.htmx.trigger(live, "refresh");
   };
   const soon = () => {
     due ??= setTimeout(refresh, Math.max(0, LEAST_MS_BETWEEN_REFRESHES - (Date.now() - last)));

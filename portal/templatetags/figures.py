@@ -25,6 +25,7 @@ TONES = {
     "archiving": ("busy", "archive"),
     "removing": ("busy", "arrow-repeat"),
     "waiting": ("wait", "hourglass-split"),
+    "paused": ("wait", "hourglass-split"),
     "first": ("wait", "hourglass-split"),
 }
 

@@ -1,5 +1,3 @@
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,25 +14,32 @@ from backups.services import steering as service
 from portal.access import tenant_view
 from portal.views.feedback import told
 from portal.views.paging import page_of
-from portal.views.timeline import draw, held_s
+from portal.views.progress import SHOWN, progress_of
+from portal.views.timeline import draw
 
 LANES_PER_PAGE = 100
-ORDERS = (
-    ("highest_load", "Busiest first"),
-    ("least_disturbance", "Least disturbance"),
-    ("name", "By name"),
-    ("reverse", "Idlest first"),
-)
+FEW = 20
+"""So many VMs are taken in at a glance; more can be searched."""
+ORDERS = {
+    "highest_load": "Busiest first",
+    "least_disturbance": "Least disturbance",
+    "name": "By name",
+    "random": "Random order",
+}
 
 
 def with_counts(runs: QuerySet[Run]) -> QuerySet[Run]:
     """Newest first. Adds `vms`, `good`, `ended` and `stored`, in the same query."""
-    return runs.annotate(
-        vms=Count("items"),
-        good=Count("items", filter=Q(items__state=ItemState.SUCCEEDED)),
-        ended=Count("items", filter=Q(items__state__in=ITEM_FINAL)),
-        stored=Sum("items__bytes_stored"),
-    ).order_by("-created_at")
+    return (
+        runs.defer("forecast", "report")
+        .annotate(
+            vms=Count("items"),
+            good=Count("items", filter=Q(items__state=ItemState.SUCCEEDED)),
+            ended=Count("items", filter=Q(items__state__in=ITEM_FINAL)),
+            stored=Sum("items__bytes_stored"),
+        )
+        .order_by("-created_at")
+    )
 
 
 @tenant_view(Role.VIEWER)
@@ -45,71 +50,64 @@ def runs(request: HttpRequest, tenant: Tenant) -> HttpResponse:
 
 @tenant_view(Role.VIEWER)
 def run(request: HttpRequest, tenant: Tenant, run_id: UUID) -> HttpResponse:
-    found = get_object_or_404(Run.objects.for_tenant(tenant), pk=run_id)
-    return render(request, "runs/run.html", _live(request, tenant, found))
+    return render(request, "runs/run.html", _live(request, tenant, _found(tenant, run_id)))
 
 
 @tenant_view(Role.VIEWER)
 def run_live(request: HttpRequest, tenant: Tenant, run_id: UUID) -> HttpResponse:
     """The part of the run's page that changes; fetched again whenever something happened."""
-    found = get_object_or_404(Run.objects.for_tenant(tenant), pk=run_id)
-    return render(request, "runs/_live.html", _live(request, tenant, found))
+    return render(request, "runs/_live.html", _live(request, tenant, _found(tenant, run_id)))
+
+
+def _found(tenant: Tenant, run_id: UUID) -> Run:
+    return get_object_or_404(Run.objects.for_tenant(tenant).select_related("plan", "retry_of"), pk=run_id)
 
 
 def _live(request: HttpRequest, tenant: Tenant, found: Run) -> dict[str, Any]:
     now = timezone.now()
-    ordered = RunItem.objects.for_tenant(tenant).filter(run=found).select_related("archive")
-    every = list(ordered.order_by(F("position").asc(nulls_last=True), "-priority", "-load_kbps", "vm_name"))
-    page = page_of(request, every, per_page=LANES_PER_PAGE)
+    items = RunItem.objects.for_tenant(tenant).filter(run=found)
+    progress = progress_of(items, now)
+    shown, wanted = request.GET.get("show", ""), request.GET.get("q", "").strip()
+    page = page_of(request, in_order(_chosen(items, shown, wanted)).select_related("archive"), per_page=LANES_PER_PAGE)
     return {
         "run": found,
         "page": page,
-        "timeline": draw(found, list(page), every, now),
-        "summary": _summary(every, now),
+        "timeline": draw(found, list(page), progress["begin"], progress["top_kbps"], now),
+        "summary": progress,
         "final": found.state in RUN_FINAL,
         "elapsed_s": ((found.finished_at or now) - (found.started_at or found.created_at)).total_seconds(),
         "orders": _orders(found),
+        "retries": found.retries.order_by("created_at")[:5],
+        "filters": [(key, label, progress.get(key, progress["vms"])) for key, (label, _) in SHOWN.items()],
+        "shown": shown,
+        "q": wanted,
+        "many": progress["vms"] > FEW,
     }
 
 
-def _summary(every: Sequence[RunItem], now: Any) -> dict[str, Any]:
-    counts = Counter(item.state for item in every)
-    return {
-        "vms": len(every),
-        "ended": sum(counts[state] for state in ITEM_FINAL),
-        "good": counts[ItemState.SUCCEEDED],
-        "bad": counts[ItemState.FAILED] + counts[ItemState.ERRORED],
-        "waiting": counts[ItemState.WAITING] + counts[ItemState.QUEUED] + counts[ItemState.SNAPSHOTTING],
-        "archiving": [item.vm_name for item in every if item.state == ItemState.ARCHIVING],
-        "percent": round(100 * sum(_share(item) for item in every) / len(every)) if every else 0,
-        "exposure_kb": sum(item.load_kbps * (held_s(item, now) or 0) for item in every),
-        "longest_hold_s": max((held_s(item, now) or 0 for item in every), default=0),
-        "bytes_read": sum(item.bytes_read for item in every),
-        "bytes_new": sum(item.bytes_new for item in every),
-        "bytes_stored": sum(item.bytes_stored for item in every),
-    }
+def in_order(items: QuerySet[RunItem]) -> QuerySet[RunItem]:
+    """Of archiving: as it was, then as it is to come."""
+    return items.order_by(F("position").asc(nulls_last=True), "-raised", "-priority", "-load_kbps", "vm_name")
 
 
-def _share(item: RunItem) -> float:
-    """How much of the item is done, from 0 to 1."""
-    if item.state in ITEM_FINAL or item.state == ItemState.REMOVING:
-        return 1.0
-    expected = item.bytes_expected or item.bytes_total
-    return min(item.bytes_read / expected, 1.0) if expected and item.state == ItemState.ARCHIVING else 0.0
+def _chosen(items: QuerySet[RunItem], shown: str, wanted: str) -> QuerySet[RunItem]:
+    if wanted:
+        items = items.filter(Q(vm_name__icontains=wanted) | Q(vapp_name__icontains=wanted))
+    return items.filter(SHOWN[shown][1]) if shown in SHOWN else items
 
 
 def _orders(found: Run) -> list[dict[str, Any]]:
-    """What the run cost, and would have cost in other orders, as bars against the dearest."""
+    """What the run cost, was expected to cost, and would have cost in other orders, as bars against the dearest."""
     if not found.report:
         return []
-    others = [(label, found.report["orders"].get(key)) for key, label in ORDERS if key != found.policy]
-    costs = [(f"This run, {dict(ORDERS).get(found.policy, 'in its order').lower()}", found.report["exposure_kb"])]
-    costs += [(label, cost) for label, cost in others if cost is not None]
+    costs = [("This run", found.report["exposure_kb"]), ("Forecast before it", found.forecast.get("exposure_kb"))]
+    costs += [(label, found.report["orders"].get(order)) for order, label in ORDERS.items() if order != found.policy]
     costs += [("No order does better than", found.report["bound_kb"])]
-    dearest = max(cost for _, cost in costs) or 1
+    known = [(label, cost) for label, cost in costs if cost is not None]
+    dearest = max(cost for _, cost in known) or 1
     return [
         {"label": label, "kb": cost, "percent": round(100 * cost / dearest, 2), "ours": number == 0}
-        for number, (label, cost) in enumerate(costs)
+        for number, (label, cost) in enumerate(known)
     ]
 
 
@@ -117,7 +115,47 @@ def _orders(found: Run) -> list[dict[str, Any]]:
 @require_POST
 @told
 def cancel_run(request: HttpRequest, tenant: Tenant, run_id: UUID) -> HttpResponse:
-    found = get_object_or_404(Run.objects.for_tenant(tenant), pk=run_id)
+    found = _found(tenant, run_id)
     service.cancel_run(request.user, found, request.POST.get("mode", ""))
     messages.success(request, "The run is being cancelled; every snapshot it holds is removed.")
     return redirect("run", tenant.pk, found.pk)
+
+
+@tenant_view(Role.OPERATOR, Role.OPERATOR)
+@require_POST
+@told
+def pause_run(request: HttpRequest, tenant: Tenant, run_id: UUID) -> HttpResponse:
+    found = _found(tenant, run_id)
+    service.pause_run(request.user, found)
+    messages.success(request, "The run pauses. VMs that wait give their snapshots back; nothing new starts.")
+    return redirect("run", tenant.pk, found.pk)
+
+
+@tenant_view(Role.OPERATOR, Role.OPERATOR)
+@require_POST
+@told
+def resume_run(request: HttpRequest, tenant: Tenant, run_id: UUID) -> HttpResponse:
+    found = _found(tenant, run_id)
+    service.resume_run(request.user, found)
+    messages.success(request, "The run goes on; VMs that gave their snapshots back are snapshotted anew.")
+    return redirect("run", tenant.pk, found.pk)
+
+
+@tenant_view(Role.OPERATOR, Role.OPERATOR)
+@require_POST
+@told
+def retry_run(request: HttpRequest, tenant: Tenant, run_id: UUID) -> HttpResponse:
+    again = service.retry_run(request.user, _found(tenant, run_id))
+    messages.success(request, "This run backs up what the one before did not.")
+    return redirect("run", tenant.pk, again.pk)
+
+
+@tenant_view(Role.OPERATOR, Role.OPERATOR)
+@require_POST
+@told
+def raise_item(request: HttpRequest, tenant: Tenant, run_id: UUID, item_id: UUID) -> HttpResponse:
+    items = RunItem.objects.for_tenant(tenant).filter(run=run_id)
+    item = get_object_or_404(items.select_related("tenant"), pk=item_id)
+    service.raise_item(request.user, item)
+    messages.success(request, f"{item.vm_name} is the next to be archived.")
+    return redirect("run", tenant.pk, run_id)

@@ -39,11 +39,17 @@ class Lane:
     hold_s: float | None
     exposure_kb: float | None
     done_percent: int | None
+    forecast: dict[str, float]
+    """`hold_s` and `growth_kb`, where the run was foretold."""
 
     @property
     def word(self) -> str:
         """The state, short enough to stand beside the drawing."""
         return SHORT.get(self.item.state, self.item.get_state_display())
+
+    @property
+    def waits(self) -> bool:
+        return self.item.state in (ItemState.QUEUED, ItemState.WAITING)
 
     @property
     def told(self) -> str:
@@ -60,23 +66,25 @@ class Timeline:
     now_left: float | None
 
 
-def draw(run: Run, items: Sequence[RunItem], every: Sequence[RunItem], now: datetime) -> Timeline:
-    """`items` are those on this page; `every` item of the run sets the scales."""
-    start = min((item.snapshot_at for item in every if item.snapshot_at), default=run.started_at or run.created_at)
+def draw(run: Run, items: Sequence[RunItem], begin: datetime | None, top_kbps: float, now: datetime) -> Timeline:
+    """`items` are those on this page; the run's first snapshot and highest load set the scales."""
+    start = begin or run.started_at or run.created_at
+    foretold = run.forecast.get("vms", {})
     going_on = run.state not in RUN_FINAL
     end = now if going_on else run.finished_at or now
     width_s = max((end - start).total_seconds(), SHORTEST_S) * (HEADROOM if going_on else 1.0)
     scale = 100 / width_s
-    top_kbps = max((item.load_kbps for item in every), default=0) or 1
     return Timeline(
         start=start,
-        lanes=[_lane(item, start, scale, now, top_kbps) for item in items],
+        lanes=[_lane(item, start, scale, now, top_kbps or 1, foretold.get(str(item.pk), {})) for item in items],
         ticks=_ticks(width_s, scale),
         now_left=(now - start).total_seconds() * scale if going_on else None,
     )
 
 
-def _lane(item: RunItem, start: datetime, scale: float, now: datetime, top_kbps: float) -> Lane:
+def _lane(
+    item: RunItem, start: datetime, scale: float, now: datetime, top_kbps: float, foretold: dict[str, float]
+) -> Lane:
     hold_s = held_s(item, now)
     return Lane(
         item=item,
@@ -86,15 +94,16 @@ def _lane(item: RunItem, start: datetime, scale: float, now: datetime, top_kbps:
         hold_s=hold_s,
         exposure_kb=None if hold_s is None else hold_s * item.load_kbps,
         done_percent=_done_percent(item),
+        forecast=foretold,
     )
 
 
 def held_s(item: RunItem, now: datetime) -> float | None:
-    """So far, while the snapshot is there."""
+    """So far, while the snapshot is there; with what it was held before it was given back."""
     end = item.removed_at or (item.finished_at if item.state in ITEM_FINAL else now)
     if not item.snapshot_at or not end:
-        return None
-    return max((end - item.snapshot_at).total_seconds(), 0.0)
+        return item.earlier_hold_s or None
+    return max((end - item.snapshot_at).total_seconds(), 0.0) + item.earlier_hold_s
 
 
 def _phases(item: RunItem, now: datetime) -> list[tuple[str, datetime, datetime]]:

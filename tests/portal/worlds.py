@@ -61,6 +61,7 @@ def build(tenant: Tenant, user: User) -> World:
         "vapp_id": vapp.pk,
         "vm_id": vm.pk,
         "run_id": run.pk,
+        "item_id": item.pk,
         "archive_id": archive.pk,
         "recovery_id": recovery.pk,
         "token_id": token.uid,
