@@ -85,7 +85,7 @@ def _of_itself(rules: Rules, archive: Candidate, newer: int, now: datetime) -> I
     elif newer < rules.count:
         yield Reason("count", f"among the newest {rules.count}")
     if rules.days and archive.backup_time > now - timedelta(days=rules.days):
-        yield Reason("age", f"younger than {rules.days} days")
+        yield Reason("age", f"younger than {_days(rules.days)}")
     if archive.in_use:
         yield Reason("in_use", "being recovered")
     if archive.locked_until and archive.locked_until > now:
@@ -104,7 +104,7 @@ def _of_periods(
             yield archive, Reason(rule, f"this {PERIODS[rule]}’s so far", so_far=True)
         elif rank < most:
             rank += 1
-            yield archive, Reason(rule, f"{rule}, {rank} of {most}")
+            yield archive, Reason(rule, f"{rule} {rank} of {most}")
 
 
 def _standing(rules: Rules, rule: str, newest_first: Sequence[Candidate]) -> dict[date, Candidate]:
@@ -135,9 +135,13 @@ def _last_day(rule: str, day: date, weekday: int) -> date:
 
 
 def _why_not(rules: Rules) -> str:
-    told = [f"older than {rules.days} days"] if rules.days else []
+    told = [f"older than {_days(rules.days)}"] if rules.days else []
     told.append("not the newest" if rules.count <= 1 else f"not among the newest {rules.count}")
     periods = [rule for rule in PERIODS if getattr(rules, rule)]
     if periods:
         told.append(f"not a {' or '.join(periods)} archive that is kept")
     return ", ".join(told[:-1]) + (" and " if told[1:] else "") + told[-1]
+
+
+def _days(count: int) -> str:
+    return "1 day" if count == 1 else f"{count} days"

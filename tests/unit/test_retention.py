@@ -76,7 +76,7 @@ def test_what_goes_is_told_why(rules: Rules, told: str) -> None:
 
 def test_a_daily_archive_is_the_last_of_its_day() -> None:
     found = kept(Rules(daily=2), aged(0.1, 0.2, 1.1, 1.2, 2.1))
-    assert found == {"0.1": "the newest; daily, 1 of 2", "1.1": "daily, 2 of 2"}
+    assert found == {"0.1": "the newest; daily 1 of 2", "1.1": "daily 2 of 2"}
 
 
 def test_the_chosen_weekday_stands_for_its_week() -> None:
