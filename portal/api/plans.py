@@ -1,3 +1,4 @@
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 from uuid import UUID
@@ -167,10 +168,12 @@ class PlanRuns(TenantView):
         plan = self.one(plan_id)
         body = RunRequest(data=request.data)
         body.is_valid(raise_exception=True)
-        return once(request, lambda: self._start(request, plan, body.validated_data.get("vms")))
+        return once(request, lambda: self._start(request, plan, **body.validated_data))
 
-    def _start(self, request: Request, plan: Plan, wanted: list[UUID] | None) -> Response:
-        vms = None if wanted is None else all_of(Vm.objects.for_tenant(self.tenant), wanted)
-        run = start_run(request.user, plan, vms)
+    def _start(
+        self, request: Request, plan: Plan, vms: list[UUID] | None = None, common_time: datetime | None = None
+    ) -> Response:
+        chosen = None if vms is None else all_of(Vm.objects.for_tenant(self.tenant), vms)
+        run = start_run(request.user, plan, chosen, common_time=common_time)
         where = reverse("api-run", args=[self.tenant.pk, run.pk])
         return Response(RunSerializer(run).data, status=HTTPStatus.ACCEPTED, headers={"Location": where})

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from backups.models import (
@@ -80,23 +81,77 @@ class RunSerializer(serializers.ModelSerializer[Run]):
     class Meta:
         model = Run
         fields = [
-            "id", "plan", "plan_name", "state", "policy", "batch_size", "readers", "quiesce", "repository", "cancel",
+            "id", "plan", "plan_name", "state", "policy", "metric", "batch_size", "vapps_whole", "hold_budget_s",
+            "over_budget", "readers", "quiesce", "repository", "cancel", "paused_at", "common_time", "retry_of",
             "scheduled_for", "created_at", "started_at", "finished_at", "message", "error_code", "report",
         ]  # fmt: skip
 
 
+class ForecastSerializer(serializers.Serializer[Any]):
+    """What a run is expected to cost. Exposures in KB of snapshot growth; times in seconds."""
+
+    policy = serializers.CharField()
+    batch_size = serializers.IntegerField(help_text="0: all together.")
+    readers = serializers.IntegerField()
+    batches = serializers.IntegerField()
+    exposure_kb = serializers.FloatField()
+    bound_kb = serializers.FloatField(help_text="No order does better than this.")
+    longest_hold_s = serializers.FloatField()
+    window_s = serializers.FloatField()
+    peak_kb = serializers.DictField(
+        child=serializers.FloatField(), help_text="By datastore: the most that its snapshots hold at one time."
+    )
+    short_kb = serializers.DictField(child=serializers.FloatField(), help_text="By datastore: the room that lacks.")
+
+
+class RunDetailSerializer(RunSerializer):
+    """`forecast` was made before the first snapshot; empty until then."""
+
+    forecast = serializers.SerializerMethodField()
+
+    class Meta(RunSerializer.Meta):
+        fields = [*RunSerializer.Meta.fields, "forecast"]
+
+    @extend_schema_field(ForecastSerializer)
+    def get_forecast(self, run: Run) -> dict[str, Any]:
+        return {name: value for name, value in run.forecast.items() if name != "vms"}
+
+
 class RunItemSerializer(serializers.ModelSerializer[RunItem]):
+    """`reason`: why the VM was left for later, or why everything was read. Holds count what was held before a snapshot
+    was given back in `earlier_hold_s`."""
+
     hold_s = serializers.FloatField(read_only=True, allow_null=True)
     exposure_kb = serializers.FloatField(read_only=True, allow_null=True)
+    full = serializers.BooleanField(source="archive.full", read_only=True, allow_null=True, default=None)
+    skew_ms = serializers.SerializerMethodField(help_text="Its snapshot after the first one of its batch.")
+    forecast_hold_s = serializers.SerializerMethodField()
+    forecast_growth_kb = serializers.SerializerMethodField()
 
     class Meta:
         model = RunItem
         fields = [
-            "id", "vm", "vm_name", "vapp_name", "state", "position", "reader", "batch", "reason", "load_kbps",
-            "priority", "snapshot_at", "archiving_at", "archived_at", "removed_at", "quiesced", "hold_s",
-            "exposure_kb", "archive", "transport", "bytes_total", "bytes_expected", "bytes_read", "bytes_new",
-            "bytes_stored", "message", "error_code",
+            "id", "vm", "vm_name", "vapp_name", "state", "position", "reader", "batch", "reason", "held_back", "host",
+            "datastore", "load", "load_kbps", "load_reason", "load_at", "expected_s", "priority", "raised", "alone",
+            "snapshot_at", "archiving_at", "archived_at", "removing_at", "removed_at", "finished_at", "quiesced",
+            "skew_ms", "hold_s", "earlier_hold_s", "exposure_kb", "grown_bytes", "forecast_hold_s",
+            "forecast_growth_kb", "archive", "full", "transport", "bytes_total", "bytes_expected", "bytes_read",
+            "bytes_new", "bytes_stored", "message", "error_code",
         ]  # fmt: skip
+
+    def get_skew_ms(self, item: RunItem) -> int | None:
+        begin = self.context.get("begins", {}).get(item.batch)
+        return round(1000 * (item.snapshot_at - begin).total_seconds()) if begin and item.snapshot_at else None
+
+    def get_forecast_hold_s(self, item: RunItem) -> float | None:
+        return self._foretold(item).get("hold_s")
+
+    def get_forecast_growth_kb(self, item: RunItem) -> float | None:
+        return self._foretold(item).get("growth_kb")
+
+    def _foretold(self, item: RunItem) -> dict[str, float]:
+        found: dict[str, float] = self.context.get("foretold", {}).get(str(item.pk), {})
+        return found
 
 
 class ArchiveSerializer(serializers.ModelSerializer[Archive]):
@@ -216,6 +271,9 @@ class Targets(serializers.Serializer[Any]):
 
 class RunRequest(serializers.Serializer[Any]):
     vms = serializers.ListField(child=serializers.UUIDField(), required=False, help_text="Only these; else all.")
+    common_time = serializers.DateTimeField(
+        required=False, allow_null=True, help_text="When the snapshots are taken, within seven days; null: now."
+    )
 
 
 class CancelRequest(serializers.Serializer[Any]):

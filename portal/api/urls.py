@@ -1,12 +1,13 @@
 from django.urls import include, path
 
-from portal.api import archives, docs, inventory, plans, provider, runs, streams
+from portal.api import archives, docs, forecasts, inventory, plans, provider, runs, streams
 
 tenant = [
     path("plans/", plans.Plans.as_view(), name="api-plans"),
     path("plans/<uuid:plan_id>/", plans.PlanDetail.as_view(), name="api-plan"),
     path("plans/<uuid:plan_id>/starts/", plans.PlanStarts.as_view(), name="api-plan-starts"),
     path("plans/<uuid:plan_id>/retention/", plans.PlanRetention.as_view(), name="api-plan-retention"),
+    path("plans/<uuid:plan_id>/forecast/", forecasts.PlanForecast.as_view(), name="api-plan-forecast"),
     path("plans/<uuid:plan_id>/apply/", plans.PlanApply.as_view(), name="api-plan-apply"),
     path("plans/<uuid:plan_id>/runs/", plans.PlanRuns.as_view(), name="api-plan-runs"),
     path("revoke/", plans.Revoke.as_view(), name="api-revoke"),
@@ -19,6 +20,10 @@ tenant = [
     path("runs/<uuid:run_id>/items/", runs.RunItems.as_view(), name="api-run-items"),
     path("runs/<uuid:run_id>/events/", streams.RunEvents.as_view(), name="api-run-events"),
     path("runs/<uuid:run_id>/cancel/", runs.RunCancel.as_view(), name="api-run-cancel"),
+    path("runs/<uuid:run_id>/pause/", runs.RunPause.as_view(), name="api-run-pause"),
+    path("runs/<uuid:run_id>/resume/", runs.RunResume.as_view(), name="api-run-resume"),
+    path("runs/<uuid:run_id>/retry/", runs.RunRetry.as_view(), name="api-run-retry"),
+    path("runs/<uuid:run_id>/items/<uuid:item_id>/raise/", runs.RunItemRaise.as_view(), name="api-run-item-raise"),
     path("archives/", archives.Archives.as_view(), name="api-archives"),
     path("archives/<uuid:archive_id>/", archives.ArchiveDetail.as_view(), name="api-archive"),
     path("archives/<uuid:archive_id>/verify/", archives.ArchiveVerify.as_view(), name="api-archive-verify"),
