@@ -2,12 +2,14 @@
 is to choose from."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
 from backups.forecast import Forecast
 from backups.models import Plan
-from backups.services.forecasts import compare_plan, forecast_plan
+from backups.services.forecasts import compare_plan
+from backups.services.plans import vms_of
 
 WORTH_TELLING = 0.98
 """What is less than two percent better is not told as better: forecasts are not so exact."""
@@ -37,26 +39,27 @@ class Foretold:
 
 def tried(plan: Plan, options: Mapping[str, Any]) -> Plan:
     """The plan with these options, unsaved."""
+    other = copy(plan)
     for name, value in options.items():
-        setattr(plan, name, value)
-    return plan
+        setattr(other, name, value)
+    return other
 
 
 def foretell(plan: Plan) -> Foretold:
     """Every order with a few batch sizes, and the plan's own order with fewer and more readers."""
-    own = forecast_plan(plan)
-    vms = len(own.courses) + len(own.left_out)
+    vms = vms_of(plan).count()
+    others = compare_plan(plan, _batch_sizes(plan, vms), [plan.readers])
+    own = next(f for f in others if _options(f) == (plan.policy, plan.batch_size, plan.readers))
     if not vms:
         return Foretold(own, [])
-    others = compare_plan(plan, _batch_sizes(plan, vms), [plan.readers])
     with_readers = compare_plan(plan, [plan.batch_size], _readers(plan, vms))
     others += [f for f in with_readers if f.policy == plan.policy]
     return Foretold(own, sorted(others, key=lambda f: f.exposure_kb))
 
 
 def _batch_sizes(plan: Plan, vms: int) -> list[int]:
-    """All together; the plan's own; and as few as keep every reader busy."""
-    sizes = [0, plan.batch_size, 2 * plan.readers]
+    """All together; the plan's own; and as few as keep every reader busy, or in large plans a twentieth."""
+    sizes = [0, plan.batch_size, max(2 * plan.readers, vms // 20)]
     return sorted({size for size in sizes if size < vms or size == plan.batch_size})
 
 

@@ -11,6 +11,7 @@ MAY: dict[str, tuple[Role, Role | None]] = {
     "plan-starts": (A, None),
     "plan-kept": (A, None),
     "plan-edit": (A, A),
+    "plan-forecast": (V, None),
     "plan-delete": (A, A),
     "plan-run": (O, O),
     "vapps": (V, None),
