@@ -17,7 +17,7 @@ from backups.schedule import Schedule, check_schedule, next_starts, read_blackou
 from backups.services import audit
 from backups.services.audit import Actor
 
-PREVIEWED, MOST_PREVIEWED = timedelta(days=365), 1500
+PREVIEWED, MOST_PREVIEWED = timedelta(days=365), 4500
 OPTIONS = (
     "name",
     "cron",

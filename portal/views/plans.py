@@ -50,8 +50,7 @@ def _edit(request: HttpRequest, tenant: Tenant, plan: Plan | None) -> HttpRespon
     if all(parts) and accepted(form, lambda: _save(request, tenant, plan, form, schedule, retention)):
         messages.success(request, f"The plan {form.cleaned_data['name']} is saved. Now choose what it backs up.")
         return redirect("vapps", tenant.pk)
-    shown = {"starts": starts_of(schedule), "kept": kept_by(schedule, retention, tenant, plan)}
-    context = {"form": form, "schedule": schedule, "retention": retention, "plan": plan, **shown}
+    context = {"form": form, "schedule": schedule, "retention": retention, "plan": plan, "starts": starts_of(schedule)}
     return render(request, "plans/edit.html", context)
 
 

@@ -18,7 +18,10 @@ from portal.plan_forms import RetentionForm, ScheduleForm
 LABELS = {
     "count": "Newest", "age": "By age", "daily": "Daily", "weekly": "Weekly", "monthly": "Monthly", "yearly": "Yearly",
 }  # fmt: skip
+RULES = list(LABELS)
+RANKS = {rule: rank for rank, rule in enumerate(RULES)}
 MOST_NAMED = 4
+MOST_DOTS = 200
 INCOMPLETE = "Complete the schedule to see"
 
 
@@ -114,14 +117,17 @@ def _row(rule: str, label: str, kept: list[tuple[datetime, Verdict]]) -> Row:
 
 
 def _dots(promise: Promise, zone: ZoneInfo) -> list[dict[str, object]]:
-    """Each archive at its place in percent of the time, with the rule that keeps it longest."""
+    """Each archive at its place in percent of the time, with the rule that keeps it longest. Of those that would lie
+    upon each other one is drawn."""
     begin = min(at for at, _ in promise.kept)
     width_s = max((promise.until - begin).total_seconds(), 1.0)
+    drawn: dict[float, tuple[int, datetime, Verdict]] = {}
+    for at, verdict in promise.kept:
+        place = round((at - begin).total_seconds() / width_s * MOST_DOTS) / MOST_DOTS
+        rank = max(RANKS.get(reason.rule, 0) for reason in verdict.reasons)
+        if place not in drawn or rank > drawn[place][0]:
+            drawn[place] = rank, at, verdict
     return [
-        {
-            "left": f"{1 + 98 * (at - begin).total_seconds() / width_s:.2f}%",
-            "rule": verdict.reasons[-1].rule,
-            "told": f"{at.astimezone(zone):%a %Y-%m-%d}: {verdict}",
-        }
-        for at, verdict in promise.kept
+        {"left": f"{1 + 98 * place:.2f}%", "rule": RULES[rank], "told": f"{at.astimezone(zone):%a %Y-%m-%d}: {verdict}"}
+        for place, (rank, at, verdict) in drawn.items()
     ]
