@@ -72,7 +72,7 @@ def delete_archive(request: HttpRequest, tenant: Tenant, archive_id: UUID) -> Ht
         messages.success(request, f"The archive of {archive} is deleted.")
         return redirect("archives", tenant.pk)
     others = Archive.objects.for_tenant(tenant).filter(vm=archive.vm_id, state=ArchiveState.GOOD)
-    context = {"archive": archive, "left": others.exclude(pk=archive.pk).count()}
+    context = {"archive": archive, "left": others.exclude(pk=archive.pk).count(), "now": timezone.now()}
     return render(request, "archives/delete.html", context)
 
 

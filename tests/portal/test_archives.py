@@ -80,6 +80,7 @@ def test_a_lock_is_never_shortened(at_acme: Browser, ours: World) -> None:
 
 def test_a_locked_archive_is_not_deleted_by_hand(at_acme: Browser, ours: World) -> None:
     at_acme.posts(f"archives/{ours.ids['archive_id']}/lock/", until="2099-12-31")
+    assert "until then nobody can delete it" in at_acme.sees(f"archives/{ours.ids['archive_id']}/delete/")
     told = at_acme.reads_after(f"archives/{ours.ids['archive_id']}/delete/")
     assert "locked until 2100-01-01 00:00 UTC; nobody can delete it before" in told
     assert Archive.objects.get().state == "good"
