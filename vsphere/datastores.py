@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -84,10 +84,10 @@ def worst_latencies(answers: Iterable[Any]) -> dict[str, float]:
         for series in host.value or ():
             samples = [value for value in values_of(series.value) if value >= 0]
             if samples:
-                means[series.id.instance].append(mean(samples))
+                means[series.id.instance].append(fmean(samples))
         for uuid, directions in means.items():
             # Without an access in one direction its latency is zero, and says nothing.
-            told = mean([each for each in directions if each] or [0.0])
+            told = fmean([each for each in directions if each] or [0.0])
             worst[uuid] = max(worst.get(uuid, 0.0), told)
     return worst
 
