@@ -6,7 +6,7 @@ from math import fsum
 from statistics import median
 
 MIN_BYTES = 8 * 2**20
-"""An archive that reads less says what a VM costs in any case, and nothing of the rate."""
+"""An archive that reads less says what a VM costs in any case, and little of the rate."""
 WRITTEN_AGAIN = 0.5
 """The share of a VM's writes that fall where it has written since its last archive already."""
 DOUBT = 2
@@ -58,13 +58,19 @@ def pace(own: Sequence[Past], repository: Sequence[Past]) -> Pace:
 
 
 def _measured(pasts: Sequence[Past], otherwise: Pace) -> Pace:
-    """The fixed part by archives that read next to nothing, the rate by the others. Medians: one archive that stalled
-    says little."""
-    small = [past.seconds for past in pasts if past.bytes_read < MIN_BYTES]
-    large = [past for past in pasts if past.bytes_read >= MIN_BYTES]
-    fixed_s = median(small) if small else min([otherwise.fixed_s, *(past.seconds / 2 for past in large)])
-    rates = [past.bytes_read / max(past.seconds - fixed_s, past.seconds / 2, 0.001) for past in large]
-    return Pace(bytes_per_s=median(rates) if rates else otherwise.bytes_per_s, fixed_s=fixed_s)
+    """The rate by the archives that read much; the fixed part is what it does not explain of them all, so that an archive
+    like the last ones is expected to take as long as they did. Medians: one that stalled says little."""
+    if not pasts:
+        return otherwise
+    rates = [
+        past.bytes_read / max(past.seconds - otherwise.fixed_s, past.seconds / 2, 0.001)
+        for past in pasts
+        if past.bytes_read >= MIN_BYTES
+    ]
+    least = median(past.bytes_read / max(past.seconds, 0.001) for past in pasts)
+    bytes_per_s = median(rates) if rates else max(otherwise.bytes_per_s, least)
+    fixed_s = median(max(past.seconds - past.bytes_read / bytes_per_s, 0.0) for past in pasts)
+    return Pace(bytes_per_s=bytes_per_s, fixed_s=fixed_s)
 
 
 def correction(finished: Sequence[tuple[float, float]]) -> float:

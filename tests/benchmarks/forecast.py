@@ -2,8 +2,10 @@
 
     python -m tests.with_postgres -- python -m tests.benchmarks.forecast [--trace CSV] [--vms 60] [--readers 4]
 
-A lab vCenter with a fleet of the trace, or one drawn from a distribution, scaled down; a worker with as many readers;
-one run of everything to measure the rates, then runs whose forecasts are held against what happened. Prints one JSON
+A lab vCenter with a fleet of the trace, or one drawn from a distribution, scaled down, on datastores so slow that they
+and not this machine's processors decide how long an archive takes; a worker with as many readers. The first run reads
+everything, the second is the first to see changes: neither can know yet what it will read. The others' forecasts are
+held against what happened. Prints one JSON
 object last: of each run the exposure measured ÷ forecast and ÷ lower bound, and the largest skew of its snapshots.
 """
 
@@ -29,14 +31,15 @@ def main() -> int:
     parser.add_argument("--policy", default="highest_load")
     parser.add_argument("--scale", type=float, default=0.002, help="of the fleet's disks and loads")
     parser.add_argument("--load-scale", type=float, default=5000.0, help="of the loads alone, on top of it")
-    parser.add_argument("--pause-s", type=float, default=40.0, help="between runs, in which the guests write")
+    parser.add_argument("--every-s", type=float, default=75.0, help="from the start of a run to that of the next")
+    parser.add_argument("--latency-ms", type=int, default=400, help="of each access to a datastore")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hotfirst-forecast-") as home:
         os.environ |= {"HOTFIRST_HOME": home, "DJANGO_SETTINGS_MODULE": "portal.settings", "LOG_LEVEL": "WARNING"}
         os.environ |= {"HOTFIRST_LOAD_WINDOW_S": "20", "HOTFIRST_READERS": str(options.readers)}
         with ExitStack() as stack:
             plan = _plan(stack, Path(home), options)
-            runs = [_run(plan, options.pause_s) for _ in range(options.runs)]
+            runs = [_run(plan, options.every_s) for _ in range(options.runs)]
     print(json.dumps({"vms": options.vms, "readers": options.readers, "runs": runs}))
     return 0
 
@@ -63,6 +66,8 @@ def _plan(stack: ExitStack, home: Path, options: argparse.Namespace) -> Any:
     endpoint = home / "lab" / "endpoint.json"
     while not endpoint.exists():
         time.sleep(0.2)
+    slow = {"datastore_latency_ms": {f"store{n}": options.latency_ms for n in range(1, 5)}}
+    (home / "lab" / "faults.json").write_text(json.dumps(slow))
     told = json.loads(endpoint.read_text())
     named = {name: told[name] for name in ("host", "port", "username", "password", "certificate_pem")}
     enrol_vcenter(None, name="Lab", **named)
@@ -77,15 +82,16 @@ def _plan(stack: ExitStack, home: Path, options: argparse.Namespace) -> Any:
     return plan
 
 
-def _run(plan: Any, pause_s: float) -> dict[str, float]:
+def _run(plan: Any, every_s: float) -> dict[str, float]:
     from backups.services.runs import start_run
 
-    time.sleep(pause_s)
+    began = time.monotonic()
     run = start_run(None, plan)
-    deadline = time.monotonic() + TIMEOUT_S
+    deadline = began + TIMEOUT_S
     while run.finished_at is None and time.monotonic() < deadline:
         time.sleep(0.5)
         run.refresh_from_db()
+    time.sleep(max(every_s - (time.monotonic() - began), 0))
     print(run, run.state, run.message, run.report, {**run.forecast, "vms": None}, file=sys.stderr)
     return {
         "to_forecast": run.report["exposure_kb"] / run.forecast["exposure_kb"],
