@@ -62,8 +62,10 @@ def _measured(pasts: Sequence[Past], otherwise: Pace) -> Pace:
     like the last ones is expected to take as long as they did. Medians: one that stalled says little."""
     if not pasts:
         return otherwise
+    small = [past.seconds for past in pasts if past.bytes_read < MIN_BYTES]
+    at_least_s = median(small) if small else otherwise.fixed_s
     rates = [
-        past.bytes_read / max(past.seconds - otherwise.fixed_s, past.seconds / 2, 0.001)
+        past.bytes_read / max(past.seconds - at_least_s, past.seconds / 2, 0.001)
         for past in pasts
         if past.bytes_read >= MIN_BYTES
     ]
