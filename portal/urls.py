@@ -73,6 +73,7 @@ provider: list[URLPattern | URLResolver] = [
     path("vcenters/", vcenters.vcenters, name="provider-vcenters"),
     path("vcenters/new/", vcenters.find, name="provider-vcenter-new"),
     path("vcenters/new/confirm/", vcenters.enrol, name="provider-vcenter-confirm"),
+    path("vcenters/<uuid:vcenter_id>/", vcenters.vcenter, name="provider-vcenter"),
     path("vcenters/<uuid:vcenter_id>/refresh/", vcenters.refresh, name="provider-vcenter-refresh"),
     path("assignments/", assignments.assignments, name="provider-assignments"),
     path("assignments/assign/", assignments.assign, name="provider-assign"),

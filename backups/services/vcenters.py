@@ -3,6 +3,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils.module_loading import import_string
 
@@ -12,6 +13,16 @@ from backups.platform import Connection, Platform
 from backups.services import audit, inventory
 from backups.services.audit import Actor
 from backups.vault import seal, unseal
+
+LIMITS = (
+    "snapshots_per_datastore",
+    "snapshots_per_host",
+    "readers_per_datastore",
+    "readers_per_host",
+    "latency_stop_ms",
+    "latency_slow_ms",
+    "reserve_percent",
+)
 
 
 def look_up_certificate(host: str, port: int) -> tuple[str, str]:
@@ -39,6 +50,31 @@ def enrol_vcenter(actor: Actor, *, password: str, **fields: Any) -> VCenter:
         audit.record(actor, None, action, vcenter.name, host=vcenter.host, port=vcenter.port)
         inventory.store(vcenter, seen)
     return vcenter
+
+
+def change_limits(actor: Actor, vcenter: VCenter, **limits: int) -> None:
+    """Runs that go on keep to the new limits from their next step on. Raises InvalidRequest."""
+    unknown = set(limits) - set(LIMITS)
+    if unknown:
+        raise InvalidRequest(f"A vCenter has no limit {', '.join(sorted(unknown))}.")
+    for name, value in limits.items():
+        setattr(vcenter, name, value)
+    _check_limits(vcenter)
+    with transaction.atomic():
+        vcenter.save(update_fields=list(limits))
+        audit.record(actor, None, "vcenter.limits", vcenter.name, **limits)
+
+
+def _check_limits(vcenter: VCenter) -> None:
+    try:
+        vcenter.clean_fields(exclude={field.name for field in VCenter._meta.fields} - set(LIMITS))
+    except ValidationError as error:
+        name, told = next(iter(error.message_dict.items()))
+        field: Any = VCenter._meta.get_field(name)
+        raise InvalidRequest(f"{field.verbose_name}: {told[0]}".capitalize()) from error
+    slow_ms, stop_ms = vcenter.latency_slow_ms, vcenter.latency_stop_ms
+    if stop_ms and slow_ms > stop_ms:
+        raise InvalidRequest("Slow down what runs at a lower latency than the one at which nothing new starts.")
 
 
 def _refuse_another(known: VCenter | None, name: str, instance_uuid: str) -> None:

@@ -7,11 +7,11 @@ from rest_framework.generics import ListAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from backups.models import Repository, SnapshotRecord, Tenant, VApp, VCenter, Vm
+from backups.models import Datastore, Repository, Run, SnapshotRecord, Tenant, VApp, VCenter, Vm
 from backups.services.inventory import assign_vapp, assign_vm, refresh
 from backups.services.repositories import create_repository
 from backups.services.tenants import create_tenant
-from backups.services.vcenters import enrol_vcenter, look_up_certificate
+from backups.services.vcenters import change_limits, enrol_vcenter, look_up_certificate
 from portal.access import Access, tenants_of
 from portal.api import serializers as s
 from portal.api.base import ProviderView, answers, lists, token_of
@@ -82,6 +82,46 @@ class VCenterCertificate(ProviderView):
         return Response({"certificate_pem": pem, "fingerprint": fingerprint})
 
 
+class VCenterDetail(ProviderView):
+    """Changes nothing but its limits; for the rest it is enrolled again."""
+
+    queryset = VCenter.objects.all()
+    serializer_class = s.VCenterSerializer
+
+    @answers({200: s.VCenterSerializer})
+    def get(self, request: Request, vcenter_id: UUID) -> Response:  # noqa: ARG002
+        return Response(s.VCenterSerializer(get_object_or_404(VCenter, pk=vcenter_id)).data)
+
+    @answers({200: s.VCenterSerializer}, request=s.VCenterLimits)
+    def patch(self, request: Request, vcenter_id: UUID) -> Response:
+        vcenter = get_object_or_404(VCenter, pk=vcenter_id)
+        body = s.VCenterLimits(vcenter, data=request.data, partial=True)
+        body.is_valid(raise_exception=True)
+        change_limits(request.user, vcenter, **body.validated_data)
+        return Response(s.VCenterSerializer(vcenter).data)
+
+
+@lists(s.DatastoreSerializer)
+class Datastores(ProviderList):
+    queryset = Datastore.objects.all()
+    serializer_class = s.DatastoreSerializer
+    ordering = ("name",)
+
+    def get_queryset(self) -> Any:
+        datastores = super().get_queryset()
+        if "vcenter_id" not in self.kwargs:
+            return datastores
+        return datastores.filter(vcenter=get_object_or_404(VCenter, pk=self.kwargs["vcenter_id"]))
+
+
+@lists(s.TenantRunSerializer)
+class AllRuns(ProviderList):
+    queryset = Run.objects.select_related("tenant").defer("forecast")
+    serializer_class = s.TenantRunSerializer
+    ordering = ("-created_at",)
+    filterset_fields = {"tenant": ["exact"], "state": ["exact"], "created_at": ["gte", "lt"]}
+
+
 class VCenterRefresh(ProviderView):
     queryset = VCenter.objects.all()
     serializer_class = s.VCenterSerializer
@@ -127,6 +167,6 @@ class Assignments(ProviderView):
 
 @lists(s.SnapshotSerializer)
 class OpenSnapshots(ProviderList):
-    queryset = SnapshotRecord.objects.filter(removed_at=None).select_related("item__tenant")
+    queryset = SnapshotRecord.objects.filter(removed_at=None).select_related("item__tenant", "item__run")
     serializer_class = s.SnapshotSerializer
     ordering = ("created_at",)

@@ -8,6 +8,7 @@ from rest_framework import serializers
 from backups.models import (
     Archive,
     AuditEntry,
+    Datastore,
     Plan,
     Recovery,
     RecoveryItem,
@@ -22,6 +23,7 @@ from backups.models import (
 )
 from backups.models.recoveries import RecoveryMode
 from backups.models.runs import CancelMode
+from backups.services.vcenters import LIMITS
 
 CLOCK = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
 MOST_BLACKOUTS = 14
@@ -247,19 +249,44 @@ class RepositoryNameSerializer(serializers.ModelSerializer[Repository]):
 class VCenterSerializer(serializers.ModelSerializer[VCenter]):
     class Meta:
         model = VCenter
-        fields = ["id", "name", "host", "port", "username", "instance_uuid", "synced_at", "sync_error"]
+        fields = ["id", "name", "host", "port", "username", "instance_uuid", "synced_at", "sync_error", *LIMITS]
+
+
+class VCenterLimits(serializers.ModelSerializer[VCenter]):
+    """For the runs of all tenants together; caps and latencies of 0 do not limit."""
+
+    class Meta:
+        model = VCenter
+        fields = LIMITS
+
+
+class DatastoreSerializer(serializers.ModelSerializer[Datastore]):
+    """As last measured."""
+
+    class Meta:
+        model = Datastore
+        fields = ["name", "capacity_bytes", "free_bytes", "latency_ms", "measured_at"]
+
+
+class TenantRunSerializer(RunSerializer):
+    tenant_name = serializers.CharField(source="tenant.name", read_only=True)
+
+    class Meta(RunSerializer.Meta):
+        fields = ["tenant", "tenant_name", *RunSerializer.Meta.fields]
 
 
 class SnapshotSerializer(serializers.ModelSerializer[SnapshotRecord]):
     """An open snapshot, with its owner."""
 
     tenant = serializers.CharField(source="item.tenant.name")
+    plan_name = serializers.CharField(source="item.run.plan_name")
     vm_name = serializers.CharField(source="item.vm_name")
     run = serializers.UUIDField(source="item.run_id")
+    grown_bytes = serializers.IntegerField(source="item.grown_bytes", allow_null=True)
 
     class Meta:
         model = SnapshotRecord
-        fields = ["name", "vcenter", "tenant", "vm_name", "run", "created_at"]
+        fields = ["name", "vcenter", "tenant", "plan_name", "vm_name", "run", "created_at", "grown_bytes"]
 
 
 class Targets(serializers.Serializer[Any]):

@@ -39,9 +39,12 @@ provider_area = [
     path("tenants/", provider.Tenants.as_view(), name="api-provider-tenants"),
     path("vcenters/", provider.VCenters.as_view(), name="api-provider-vcenters"),
     path("vcenters/certificate/", provider.VCenterCertificate.as_view(), name="api-provider-certificate"),
+    path("vcenters/<uuid:vcenter_id>/", provider.VCenterDetail.as_view(), name="api-provider-vcenter"),
+    path("vcenters/<uuid:vcenter_id>/datastores/", provider.Datastores.as_view(), name="api-provider-datastores"),
     path("vcenters/<uuid:vcenter_id>/refresh/", provider.VCenterRefresh.as_view(), name="api-provider-refresh"),
     path("repositories/", provider.Repositories.as_view(), name="api-provider-repositories"),
     path("assignments/", provider.Assignments.as_view(), name="api-provider-assignments"),
+    path("runs/", provider.AllRuns.as_view(), name="api-provider-runs"),
     path("snapshots/", provider.OpenSnapshots.as_view(), name="api-provider-snapshots"),
 ]
 urlpatterns = [

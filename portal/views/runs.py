@@ -2,7 +2,8 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.db.models import Count, F, Q, QuerySet, Sum
+from django.db.models import Aggregate, Count, F, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -29,17 +30,20 @@ ORDERS = {
 
 
 def with_counts(runs: QuerySet[Run]) -> QuerySet[Run]:
-    """Newest first. Adds `vms`, `good`, `ended` and `stored`, in the same query."""
-    return (
-        runs.defer("forecast", "report")
-        .annotate(
-            vms=Count("items"),
-            good=Count("items", filter=Q(items__state=ItemState.SUCCEEDED)),
-            ended=Count("items", filter=Q(items__state__in=ITEM_FINAL)),
-            stored=Sum("items__bytes_stored"),
-        )
-        .order_by("-created_at")
-    )
+    """Newest first. Adds `vms`, `good`, `ended` and `stored`, counted for the rows that are shown and no others."""
+    counted = {
+        "vms": _of_items(Count("pk")),
+        "good": _of_items(Count("pk", filter=Q(state=ItemState.SUCCEEDED))),
+        "ended": _of_items(Count("pk", filter=Q(state__in=ITEM_FINAL))),
+        "stored": _of_items(Sum("bytes_stored")),
+    }
+    return runs.defer("forecast", "report").annotate(**counted).order_by("-created_at")
+
+
+def _of_items(aggregate: Aggregate) -> Coalesce:
+    owner: Any = OuterRef("tenant")
+    items = RunItem.objects.for_tenant(owner).filter(run=OuterRef("pk")).order_by().values("run")
+    return Coalesce(Subquery(items.annotate(found=aggregate).values("found")), 0)
 
 
 @tenant_view(Role.VIEWER)

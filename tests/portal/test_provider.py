@@ -1,14 +1,29 @@
 """Peggy, of the provider's staff, brings tenants, people and vCenters in."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
 from django.test import Client
+from django.utils import timezone
 
 from backups.errors import CertificateMismatch, PlatformUnreachable
-from backups.models import Membership, Repository, SnapshotRecord, Tenant, VApp, VCenter, Vm
+from backups.models import (
+    AuditEntry,
+    Datastore,
+    Membership,
+    Repository,
+    Run,
+    RunItem,
+    SnapshotRecord,
+    Tenant,
+    VApp,
+    VCenter,
+    Vm,
+)
 from backups.services import vcenters as service
+from portal.models import ApiToken
 from tests.portal.worlds import World, shared
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db]
@@ -147,3 +162,95 @@ def test_all_runs_and_all_deeds_are_seen(staff: Client, ours: World, theirs: Wor
         page = reads(staff, path)
         assert "Acme" in page
         assert "Globex" in page
+
+
+LIMITS = {
+    "snapshots_per_datastore": 8, "snapshots_per_host": 16, "readers_per_datastore": 2, "readers_per_host": 4,
+    "latency_stop_ms": 40, "latency_slow_ms": 20, "reserve_percent": 15,
+}  # fmt: skip
+
+
+def test_a_vcenters_limits_are_changed_and_audited(staff: Client) -> None:
+    vcenter, _ = shared()
+    page = reads(staff, f"vcenters/{vcenter.pk}/", **LIMITS)
+    assert "are kept from now on" in page
+    vcenter.refresh_from_db()
+    assert {name: getattr(vcenter, name) for name in LIMITS} == LIMITS
+    entry = AuditEntry.objects.get(action="vcenter.limits")
+    assert (entry.actor_name, entry.detail["readers_per_host"]) == ("peggy", 4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"reserve_percent": 95}, "less than or equal to 90"),
+        ({"latency_slow_ms": 60}, "Slow down what runs at a lower latency"),
+        ({"readers_per_host": -1}, "greater than or equal to 0"),
+        ({"snapshots_per_host": ""}, "This field is required"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused_with_a_sentence(staff: Client, wrong: dict[str, Any], told: str) -> None:
+    vcenter, _ = shared()
+    assert told in reads(staff, f"vcenters/{vcenter.pk}/", **LIMITS | wrong)
+    vcenter.refresh_from_db()
+    assert (vcenter.reserve_percent, vcenter.latency_slow_ms) == (10, 0)
+
+
+def test_datastores_show_their_room_and_what_their_latency_means(staff: Client, ours: World) -> None:
+    vcenter, _ = shared()
+    VCenter.objects.update(latency_stop_ms=40, latency_slow_ms=20, snapshots_per_datastore=8)
+    for name, latency_ms in (("quick", 3.2), ("slow", 25), ("stuck", 55)):
+        Datastore.objects.create(
+            vcenter=vcenter, name=name, capacity_bytes=100 * 2**30, free_bytes=40 * 2**30, latency_ms=latency_ms,
+            measured_at=timezone.now(),
+        )  # fmt: skip
+    RunItem.objects.update(datastore="slow")
+    page = reads(staff, f"vcenters/{vcenter.pk}/")
+    for told in ("40.0 GB of 100 GB", "3.2 ms", "readers slow down", "nothing new starts", "1 of 8"):
+        assert told in page
+
+
+def test_all_runs_are_filtered_by_tenant_and_state(staff: Client, ours: World, theirs: World) -> None:
+    Run.objects.filter(tenant=theirs.tenant).update(state="failed")
+    assert "plan-of-globex" not in reads(staff, f"runs/?tenant={ours.tenant.pk}")
+    assert "plan-of-acme" in reads(staff, f"runs/?tenant={ours.tenant.pk}")
+    failed = reads(staff, "runs/?state=failed")
+    assert "plan-of-globex" in failed
+    assert "plan-of-acme" not in failed
+    assert "No run matches" in reads(staff, f"runs/?state=failed&tenant={ours.tenant.pk}")
+    assert "plan-of-acme" in reads(staff, "runs/?tenant=nobody&state=odd"), "what is no filter filters nothing"
+
+
+def test_open_snapshots_tell_their_owner_their_growth_and_whether_anybody_holds_them(
+    staff: Client, ours: World, theirs: World
+) -> None:
+    SnapshotRecord.objects.filter(item__tenant=theirs.tenant).update(created_at="2026-01-01T00:00:00Z")
+    RunItem.objects.filter(tenant=ours.tenant).update(grown_bytes=7 * 2**20)
+    RunItem.objects.filter(tenant=theirs.tenant).update(state="failed")
+    page = reads(staff, "snapshots/")
+    assert page.index("vm-of-globex") < page.index("vm-of-acme"), "the oldest comes first"
+    for told in ("7.0 MB", "nobody holds it", "plan-of-acme", "Globex"):
+        assert told in page
+    assert "vm-of-globex" not in reads(staff, "snapshots/?q=acme")
+    assert "No open snapshot matches" in reads(staff, "snapshots/?q=initech")
+
+
+def test_programs_change_limits_and_read_datastores_and_all_runs(
+    staff: Client, ours: World, theirs: World, peggy: User
+) -> None:
+    _, token = ApiToken.objects.create(user=peggy, tenant=None, role="admin", name="t", expiry=timedelta(days=1))
+    headers = {"Authorization": f"Bearer {token}"}
+    vcenter, _ = shared()
+    path = f"/api/v1/provider/vcenters/{vcenter.pk}/"
+    json = {"content_type": "application/json", "headers": headers}
+    assert staff.patch(path, {"readers_per_host": 3}, **json).json()["readers_per_host"] == 3
+    assert staff.patch(path, {"reserve_percent": 95}, **json).status_code == 400
+    odd = staff.patch(path, {"latency_stop_ms": 10, "latency_slow_ms": 60}, **json)
+    assert (odd.status_code, odd.json()["code"]) == (422, "invalid_request")
+    Datastore.objects.create(vcenter=vcenter, name="ds1", free_bytes=5)
+    (datastore,) = staff.get(f"{path}datastores/", headers=headers).json()["results"]
+    assert (datastore["name"], datastore["free_bytes"]) == ("ds1", 5)
+    runs = staff.get("/api/v1/provider/runs/", {"tenant": ours.tenant.pk}, headers=headers).json()["results"]
+    assert [run["tenant_name"] for run in runs] == ["Acme"]
+    snapshots = staff.get("/api/v1/provider/snapshots/", headers=headers).json()["results"]
+    assert {row["plan_name"] for row in snapshots} == {"plan-of-acme", "plan-of-globex"}

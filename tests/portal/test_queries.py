@@ -9,7 +9,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from backups.models import Membership, Plan, Tenant, VApp, Vm
+from backups.models import Datastore, Membership, Plan, Run, Tenant, VApp, Vm
 from backups.services import audit
 from backups.services.tenants import create_tenant
 from portal.models import ApiToken
@@ -90,21 +90,46 @@ def test_members_ask_no_more_for_more_rows(client: Client, ours: World, peggy: U
 
 @pytest.mark.parametrize("part", ["", "live/"])
 def test_the_runs_screen_asks_no_more_for_more_vms(client: Client, ours: World, alice: User, part: str) -> None:
-    from backups.models import Run
-
     run = Run.objects.get()
     client.force_login(alice)
 
-    def more() -> None:
-        vcenter, repository = worlds.shared()
-        for number in range(5):
-            vm = Vm.objects.create(
-                vcenter=vcenter, tenant=ours.tenant, instance_uuid=f"m{number}", ref=f"m{number}", name=f"m{number}"
-            )
-            archive = worlds._archive(ours.tenant, repository, vm, run)
-            run.items.create(tenant=ours.tenant, vm=vm, vm_name=vm.name, archive=archive, state="waiting")
+    compare(client, f"/t/{ours.tenant.pk}/runs/{run.pk}/{part}", lambda: add_vms(ours, run))
 
-    compare(client, f"/t/{ours.tenant.pk}/runs/{run.pk}/{part}", more)
+
+def add_vms(ours: World, run: Run) -> None:
+    vcenter, repository = worlds.shared()
+    for number in range(5):
+        vm = Vm.objects.create(
+            vcenter=vcenter, tenant=ours.tenant, instance_uuid=f"m{number}", ref=f"m{number}", name=f"m{number}"
+        )
+        archive = worlds._archive(ours.tenant, repository, vm, run)
+        run.items.create(tenant=ours.tenant, vm=vm, vm_name=vm.name, archive=archive, state="waiting")
+
+
+def test_a_vcenters_page_asks_no_more_for_more_datastores(client: Client, ours: World, peggy: User) -> None:
+    client.force_login(peggy)
+    vcenter, _ = worlds.shared()
+
+    def more() -> None:
+        vcenter.datastores.bulk_create(Datastore(vcenter=vcenter, name=f"ds{number}") for number in range(5))
+
+    compare(client, f"/provider/vcenters/{vcenter.pk}/", more)
+
+
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume asynchronous iterators")
+def test_a_runs_table_asks_no_more_for_more_vms(client: Client, ours: World, alice: User) -> None:
+    client.force_login(alice)
+    run = Run.objects.get()
+
+    def ask() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            lines = b"".join(client.get(f"/t/{ours.tenant.pk}/runs/{run.pk}/report.csv")).splitlines()
+        assert len(lines) == run.items.count() + 1
+        return len(queries)
+
+    before = ask()
+    add_vms(ours, run)
+    assert ask() == before
 
 
 def test_long_lists_are_paged(client: Client, ours: World, alice: User) -> None:

@@ -1,5 +1,9 @@
 """What the provider sees across all tenants."""
 
+from functools import reduce
+from operator import or_
+from uuid import UUID
+
 from django.contrib import messages
 from django.db.models import Count, Q, Sum
 from django.http import HttpRequest, HttpResponse
@@ -8,7 +12,7 @@ from django.utils import timezone
 
 from backups.models import Archive, AuditEntry, Repository, Run, SnapshotRecord, Tenant, VCenter, Vm
 from backups.models.archives import ArchiveState
-from backups.models.runs import RUN_FINAL
+from backups.models.runs import HOLDING, RUN_FINAL, RunState
 from backups.services.repositories import create_repository
 from portal.access import provider_view
 from portal.forms import RepositoryForm
@@ -38,21 +42,39 @@ def overview(request: HttpRequest) -> HttpResponse:
 
 @provider_view
 def runs(request: HttpRequest) -> HttpResponse:
-    wanted = request.GET.get("q", "").strip()
+    wanted, state = request.GET.get("q", "").strip(), request.GET.get("state", "")
     every = with_counts(Run.objects.select_related("tenant"))
     if wanted:
         every = every.filter(Q(plan_name__icontains=wanted) | Q(tenant__name__icontains=wanted))
-    return render(request, "provider/runs.html", {"page": page_of(request, every), "q": wanted})
+    if state in RunState.values:
+        every = every.filter(state=state)
+    if "tenant" in request.GET and (tenant := id_of(request.GET["tenant"])):
+        every = every.filter(tenant=tenant)
+    context = {"page": page_of(request, every), "q": wanted, "state": state, "states": RunState.choices}
+    return render(request, "provider/runs.html", context | {"customer": request.GET.get("tenant", "")})
+
+
+def id_of(sent: str) -> UUID | None:
+    try:
+        return UUID(sent)
+    except ValueError:
+        return None
 
 
 @provider_view
 def snapshots(request: HttpRequest) -> HttpResponse:
+    wanted = request.GET.get("q", "").strip()
     here = SnapshotRecord.objects.filter(removed_at=None).select_related("vcenter", "item__run", "item__tenant")
+    if wanted:
+        by = ("item__vm_name", "item__tenant__name", "item__run__plan_name", "name")
+        here = here.filter(reduce(or_, (Q(**{f"{name}__icontains": wanted}) for name in by)))
     page = page_of(request, here.order_by("created_at"))
     now = timezone.now()
     for record in page:
         record.age_s = (now - record.created_at).total_seconds()
-    return render(request, "provider/snapshots.html", {"page": page})
+        record.left_over = record.item.state not in HOLDING or record.item.snapshot_name not in ("", record.name)
+        record.expected_kb = record.item.load_kbps * record.age_s if record.item.load_at else None
+    return render(request, "provider/snapshots.html", {"page": page, "q": wanted})
 
 
 @provider_view
