@@ -76,8 +76,9 @@ class Heartbeat:
         """`stuck_after_s`: that of the settings by default."""
         self._job, self._should_stop, self._on_progress = job, should_stop, on_progress
         self._stuck_after_s = settings.HOTFIRST_STUCK_S if stuck_after_s is None else stuck_after_s
-        self._alive_at = time.monotonic()
-        self._lease_ends_at = self._alive_at + _left_s(job)
+        self._lease_ends_at = time.monotonic() + _left_s(job)
+        self._stuck_at = 0.0
+        self.expect_silence(self._stuck_after_s)
         self._progress: dict[str, Any] = {}
         self._stop = threading.Event()
         self._reason: str | None = None
@@ -93,17 +94,21 @@ class Heartbeat:
 
     def report(self, **progress: Any) -> None:
         """Fields of the job to be written with the next beat; the newest value wins."""
-        self._alive_at = time.monotonic()
+        self.expect_silence(self._stuck_after_s)
         self._progress = {**self._progress, **progress}
 
     def check(self) -> None:
         """Raises Interrupted when the lease is lost or over, the job is cancelled or the worker drains."""
-        self._alive_at = time.monotonic()
+        self.expect_silence(self._stuck_after_s)
         if self._reason:
             raise Interrupted(self._reason)
-        if self._alive_at > self._lease_ends_at:
+        if time.monotonic() > self._lease_ends_at:
             # The database is away, or this process was stopped for a while: another worker may be at it.
             raise Interrupted("The lease on this work could not be renewed in time, so it was given up.")
+
+    def expect_silence(self, limit_s: float) -> None:
+        """The next `check` or `report` may take that long: for a step that has a time-out of its own."""
+        self._stuck_at = time.monotonic() + limit_s
 
     def _run(self) -> None:
         interval_s = min(1.0, settings.HOTFIRST_LEASE_S / 4)
@@ -121,9 +126,8 @@ class Heartbeat:
             connection.close()
 
     def _end_if_stuck(self) -> None:
-        still_s = time.monotonic() - self._alive_at
-        if still_s > self._stuck_after_s:
-            log.critical("%s %s was stuck for %d s; this process ends", type(self._job).__name__, self._job.pk, still_s)
+        if time.monotonic() > self._stuck_at:
+            log.critical("%s %s is stuck; this process ends", type(self._job).__name__, self._job.pk)
             os._exit(STUCK)
 
     def _beat(self) -> None:

@@ -19,26 +19,33 @@ from backups.services.tenants import reading_keys
 from backups.services.vcenters import connect
 from tests.faults.installation import Installation
 
+NOTES = ("CREATE TABLE IF NOT EXISTS faults_overlap (item text, before text, after text)", "DELETE FROM faults_overlap")
 OVERLAP = {
-    "sqlite": """
-        CREATE TRIGGER overlap AFTER UPDATE OF attempt ON backups_runitem
+    "sqlite": (
+        "DROP TRIGGER IF EXISTS overlap",
+        """CREATE TRIGGER overlap AFTER UPDATE OF attempt ON backups_runitem
         WHEN NEW.attempt > OLD.attempt AND OLD.lease_owner <> ''
              AND OLD.lease_until > strftime('%Y-%m-%d %H:%M:%f', 'now')
         BEGIN INSERT INTO faults_overlap VALUES (OLD.id, OLD.lease_owner, NEW.lease_owner); END""",
-    "postgresql": """
-        CREATE FUNCTION note_overlap() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN INSERT INTO faults_overlap VALUES (OLD.id::text, OLD.lease_owner, NEW.lease_owner); RETURN NULL; END $$;
-        CREATE TRIGGER overlap AFTER UPDATE OF attempt ON backups_runitem FOR EACH ROW
+    ),
+    "postgresql": (
+        """CREATE OR REPLACE FUNCTION note_overlap() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO faults_overlap VALUES (OLD.id::text, OLD.lease_owner, NEW.lease_owner);
+            RETURN NULL;
+        END $$""",
+        """CREATE OR REPLACE TRIGGER overlap AFTER UPDATE OF attempt ON backups_runitem FOR EACH ROW
         WHEN (NEW.attempt > OLD.attempt AND OLD.lease_owner <> '' AND OLD.lease_until > clock_timestamp())
         EXECUTE FUNCTION note_overlap()""",
+    ),
 }
 
 
 def watch_for_overlaps() -> None:
-    """The database itself notes every item that is claimed while another's lease on it lasts."""
+    """From now on the database itself notes every item that is claimed while another's lease on it lasts."""
     with connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE faults_overlap (item text, before text, after text)")
-        cursor.execute(OVERLAP[connection.vendor])
+        for statement in (*NOTES, *OVERLAP[connection.vendor]):
+            cursor.execute(statement)
 
 
 def overlaps() -> int:

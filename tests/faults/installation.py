@@ -1,5 +1,5 @@
 """An installation of its own: a database, a lab vCenter, workers, two tenants with a plan each. Whatever dies of it is
-started again. The caller's process shares the database, so Django is set up here, once the database is known."""
+started again. The caller's process shares the database: that of its tests, or one that Django is set up for here."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.faults.programs import Program, worker
+from tests.faults.programs import Program
 from tests.with_postgres import ThrowAwayServer, free_port, programs
 
 T = TypeVar("T")
@@ -18,7 +18,7 @@ LEASE_S = 4
 START_S = 60
 LASTING = ("synchronous_commit=on", "max_connections=60")
 """A commit survives the death of the server's processes: nothing of it is in their memory alone."""
-ENVIRONMENT = {
+QUICK = {
     "DJANGO_SETTINGS_MODULE": "portal.settings",
     "LOG_LEVEL": "WARNING",
     "HOTFIRST_LEASE_S": str(LEASE_S),
@@ -32,18 +32,29 @@ ENVIRONMENT = {
 class Installation:
     home: Path
     database: ThrowAwayServer | None
-    lab: Program
+    environment: dict[str, str] = field(default_factory=dict)
+    lab: Program = field(init=False)
     workers: list[Program] = field(default_factory=list)
     provider: Any = None
     vcenter: Any = None
     plans: list[Any] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        place = ("--state", str(self.lab_state), "--port", str(free_port()))
+        self.lab = Program(self.home / "lab.log", ("-m", "tests.faults.lab", *place))
+
     @property
     def lab_state(self) -> Path:
         return self.home / "lab"
 
-    def start_worker(self, host: str) -> Program:
-        program = worker(self.home, host, HOTFIRST_HOST=host)
+    def slow_down(self, latency_ms: int) -> None:
+        """What each access of a backup to a datastore takes from now on."""
+        faults = {"datastore_latency_ms": dict.fromkeys(("ssd1", "ssd2"), latency_ms)}
+        (self.lab_state / "faults.json").write_text(json.dumps(faults))
+
+    def start_worker(self, host: str, **environment: str) -> Program:
+        environment = {**self.environment, "HOTFIRST_HOST": host, **environment}
+        program = Program(self.home / f"{host}.log", ("manage.py", "worker"), environment)
         program.start()
         self.workers.append(program)
         return program
@@ -56,6 +67,13 @@ class Installation:
         for program in dead:
             program.start()
         return len(dead)
+
+    def stop(self) -> None:
+        from django.db import connection
+
+        connection.close()
+        for program in (*self.workers, self.lab):
+            program.stop()
 
     def steadily(self, call: Callable[[], T]) -> T:
         """As often as it takes: the database may be dead just now."""
@@ -78,7 +96,7 @@ class Installation:
 @contextmanager
 def installation(home: Path, engine: str) -> Iterator[Installation]:
     """`engine`: sqlite or postgres."""
-    os.environ |= {**ENVIRONMENT, "HOTFIRST_HOME": str(home)}
+    os.environ |= {**QUICK, "HOTFIRST_HOME": str(home)}
     with ExitStack() as stack:
         database = None
         if engine == "postgres":
@@ -86,26 +104,20 @@ def installation(home: Path, engine: str) -> Iterator[Installation]:
             assert found, "No PostgreSQL server programs were found."
             database = stack.enter_context(ThrowAwayServer(found, *LASTING))
         os.environ["DATABASE_URL"] = database.url if database else ""
-        made = Installation(home, database, _lab(home))
-        stack.callback(_stop_all, made)
-        made.lab.start()
-        endpoint = _endpoint(made)
-        _set_up(made, endpoint)
+        _set_up_django()
+        made = Installation(home, database)
+        stack.callback(made.stop)
+        furnish(made)
         yield made
 
 
-def _stop_all(made: Installation) -> None:
-    from django.db import connection
+def _set_up_django() -> None:
+    import django
 
-    connection.close()
-    for program in (*made.workers, made.lab):
-        program.stop()
+    django.setup()
+    from django.core.management import call_command
 
-
-def _lab(home: Path) -> Program:
-    return Program(
-        home / "lab.log", ("-m", "tests.faults.lab", "--state", str(home / "lab"), "--port", str(free_port()))
-    )
+    call_command("migrate", verbosity=0)
 
 
 def _endpoint(made: Installation) -> dict[str, Any]:
@@ -118,12 +130,9 @@ def _endpoint(made: Installation) -> dict[str, Any]:
     return endpoint
 
 
-def _set_up(made: Installation, endpoint: dict[str, Any]) -> None:
-    import django
-
-    django.setup()
+def furnish(made: Installation) -> None:
+    """Starts the lab, and makes the tenants and their plans."""
     from django.contrib.auth.models import User
-    from django.core.management import call_command
 
     from backups.models import VApp
     from backups.services.inventory import assign_vapp
@@ -132,7 +141,8 @@ def _set_up(made: Installation, endpoint: dict[str, Any]) -> None:
     from backups.services.tenants import create_tenant
     from backups.services.vcenters import enrol_vcenter
 
-    call_command("migrate", verbosity=0)
+    made.lab.start()
+    endpoint = _endpoint(made)
     made.provider = User.objects.create_user("peggy", is_staff=True)
     login = {key: endpoint[key] for key in ("host", "port", "username", "password", "certificate_pem")}
     made.vcenter = enrol_vcenter(made.provider, name="Lab", **login)

@@ -69,10 +69,6 @@ class Program:
             self.process.wait()
 
 
-def worker(home: Path, name: str = "worker", **environment: str) -> Program:
-    return Program(home / f"{name}.log", ("manage.py", "worker"), environment)
-
-
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     try:
         os.kill(pid, number)
