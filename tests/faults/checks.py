@@ -55,8 +55,13 @@ def overlaps() -> int:
     return found
 
 
-def lost(made: Installation, archives: list[Archive]) -> int:
-    return sum(told(f"{archive}: {why}") for archive in archives if (why := why_lost(made, archive)))
+def good_archives() -> list[Archive]:
+    return list(Archive.objects.filter(state=ArchiveState.GOOD).select_related("tenant", "repository"))
+
+
+def lost(made: Installation, archives: list[Archive]) -> list[str]:
+    """Their ids."""
+    return [str(archive.pk) for archive in archives if (why := why_lost(made, archive)) and told(f"{archive}: {why}")]
 
 
 def why_lost(made: Installation, archive: Archive) -> str:

@@ -47,10 +47,18 @@ class Found:
     hung: int = 0
     doubled: int = 0
     archives: int = 0
+    lost_archives: list[str] = field(default_factory=list)
     runs: dict[str, int] = field(default_factory=Counter)
     killed: dict[str, int] = field(default_factory=Counter)
     restarted: int = 0
     seconds: int = 0
+
+    def look_at(self, made: Installation, archives: list[Any]) -> None:
+        from tests.faults import checks
+
+        unknown = [archive for archive in archives if str(archive.pk) not in self.lost_archives]
+        self.lost_archives += made.steadily(lambda: checks.lost(made, unknown))
+        self.lost = len(self.lost_archives)
 
     @property
     def clean(self) -> bool:
@@ -80,7 +88,11 @@ def play(home: Path, engine: str, rounds: int, chance: random.Random) -> Found:
         for _ in range(rounds):
             Round(made, chance, found).play()
             found.rounds += 1
+            if found.hung:
+                break
         found.doubled += made.steadily(checks.overlaps)
+        # Again: what later rounds and the collection left of them.
+        found.look_at(made, made.steadily(checks.good_archives))
     found.seconds = round(time.monotonic() - began)
     return found
 
@@ -121,12 +133,12 @@ class Round:
             self._ticked = time.monotonic()
 
     def _strike(self) -> None:
-        kind = self._chance.choices(list(VICTIMS), list(VICTIMS.values()))[0]
-        pids = _pids(self._made, kind, self._chance)
+        there = {kind: found for kind in VICTIMS if (found := _pids(self._made, kind))}
+        kind = self._chance.choices(list(there), [VICTIMS[kind] for kind in there])[0]
+        pids = there[kind] if kind == "worker" else [self._chance.choice(there[kind])]
         for pid in pids:
             kill(pid)
-        if pids:
-            self._found.killed[kind] += 1
+        self._found.killed[kind] += 1
         print(f"  {time.monotonic() - self._began:5.1f} s: killed {kind} {pids}", file=sys.stderr, flush=True)
 
     def _ended(self, runs: list[Any]) -> bool:
@@ -146,7 +158,7 @@ class Round:
         found.snapshots_left += sum(checks.told(f"left: {name}") for name in self._left())
         archives = made.steadily(lambda: list(Archive.objects.filter(run__in=runs).select_related("tenant")))
         found.archives += len(archives)
-        found.lost += made.steadily(lambda: checks.lost(made, archives))
+        found.look_at(made, archives)
         found.doubled += sum(made.steadily(lambda r=run: checks.doubled(r)) for run in runs)
         took_s = time.monotonic() - self._began
         print(f"round {found.rounds + 1}, {took_s:.0f} s", file=sys.stderr, flush=True)
@@ -169,18 +181,14 @@ class Round:
         return left
 
 
-def _pids(made: Installation, kind: str, chance: random.Random) -> list[int]:
-    main = made.workers[0].pid
-    if kind == "worker":
-        return list(family(main))
+def _pids(made: Installation, kind: str) -> list[int]:
     if kind == "lab":
         return [made.lab.pid]
     if kind in ("postmaster", "backend"):
         postmaster = made.database.pid() if made.database else None
-        pids = [] if postmaster is None else [postmaster] if kind == "postmaster" else children(postmaster)
-    else:
-        pids = [pid for pid, what in family(main).items() if what == kind]
-    return [chance.choice(pids)] if pids else []
+        return [] if postmaster is None else [postmaster] if kind == "postmaster" else children(postmaster)
+    its = family(made.workers[0].pid)
+    return [pid for pid, what in its.items() if kind in ("worker", what)]
 
 
 if __name__ == "__main__":

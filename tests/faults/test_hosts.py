@@ -83,7 +83,7 @@ def _all_that_counts(run: Run) -> Any:
 def _assert_all_is_well(made: Installation, run: Run) -> None:
     archives = list(Archive.objects.filter(run=run))
     assert len(archives) == run.items.count()
-    assert checks.lost(made, archives) == 0
+    assert checks.lost(made, archives) == []
     assert checks.doubled(run) == 0
     assert checks.overlaps() == 0
     assert checks.snapshots(made) == []
