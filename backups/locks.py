@@ -4,7 +4,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
+
+DATABASE_AWAY = (OperationalError, InterfaceError)
+"""It may be back in a moment: no bug of the work that met it. Whoever stops for it closes his connection and leaves the
+rest to the tick, once his lease is over."""
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
 
+from django.db import connection
 from django.db.models import F, Max, Q
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
@@ -14,7 +15,7 @@ from backups.engine.snapshotting import snapshot_all
 from backups.errors import HotfirstError, Interrupted, NotFound
 from backups.events import publish
 from backups.leases import DRAIN, Heartbeat, lease_fields, release
-from backups.locks import exclusive
+from backups.locks import DATABASE_AWAY, exclusive
 from backups.models import Run, RunItem, SnapshotRecord, VCenter
 from backups.models.plans import Policy
 from backups.models.runs import ITEM_FINAL, CancelMode, ItemState, RunState
@@ -33,9 +34,18 @@ log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 RETRY_S = 20
 PREPARE = timedelta(seconds=75)
+SNAPSHOTS_S = 3600
 
 
 def coordinate(run_id: str) -> None:
+    try:
+        _coordinate(run_id)
+    except DATABASE_AWAY as error:
+        log.warning("coordinating %s stopped: %s", run_id, error)
+        connection.close()
+
+
+def _coordinate(run_id: str) -> None:
     run = _claim(run_id)
     if run is None:
         return
@@ -47,6 +57,8 @@ def coordinate(run_id: str) -> None:
         log.info("coordinating %s stopped: %s", run.pk, error)
     except HotfirstError as error:
         _take_failure(run, error)
+    except DATABASE_AWAY:
+        raise
     except Exception:
         log.exception("coordinating %s", run.pk)
         _take_bug(run)
@@ -184,7 +196,9 @@ def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Pl
     beat.check()
     if not batch:
         return any(item.state != ItemState.QUEUED for item in queued)
+    beat.expect_silence(SNAPSHOTS_S)
     _snapshot(run, platforms, batch)
+    beat.check()
     if run.policy == Policy.LEAST_DISTURBANCE:
         for vcenter, platform in platforms.items():
             expect_changes(platform, [item for item in batch if item.vm.vcenter == vcenter])

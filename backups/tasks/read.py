@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -16,7 +16,7 @@ from backups.engine.watch import Watch
 from backups.errors import HotfirstError, Interrupted
 from backups.events import publish
 from backups.leases import DRAIN, NO_LEASE, Heartbeat, lease_fields, release
-from backups.locks import exclusive
+from backups.locks import DATABASE_AWAY, exclusive
 from backups.models import Recovery, Run, RunItem, SnapshotRecord
 from backups.models.plans import OverBudget
 from backups.models.recoveries import RecoveryState
@@ -33,10 +33,19 @@ log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 RETRY_S = 10
 LOOK_AGAIN_S = 20
+REMOVAL_S = 13 * 3600
 LONGEST_REST_S = 2.0
 
 
 def read_waiting() -> None:
+    try:
+        _read_all()
+    except DATABASE_AWAY as error:
+        log.warning("reading stopped: %s", error)
+        connection.close()
+
+
+def _read_all() -> None:
     while not DRAIN.value and (item := claim()):
         _work_at(item)
         _look_after(item.run)
@@ -84,6 +93,8 @@ def _work_at(item: RunItem) -> None:
                 if item.state == ItemState.ARCHIVING:
                     _archive(item, platform, Paced(beat, lambda: slowdown(item, platform)))
                 if item.state == ItemState.REMOVING:
+                    # vCenter answers when it has consolidated, however long that takes.
+                    beat.expect_silence(REMOVAL_S)
                     _remove(item, platform)
         except HotfirstError as error:
             _take_failure(item, error)
@@ -122,6 +133,8 @@ def _archive(item: RunItem, platform: Platform, watch: Watch) -> None:
         _take_interruption(item, error)
     except HotfirstError as error:
         _take_failure(item, error)
+    except DATABASE_AWAY:
+        raise
     except Exception as error:
         log.exception("archiving item %s", item.pk)
         told = f"An unexpected error stopped this archive. Tell your provider the reference {item.pk}."

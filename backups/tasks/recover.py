@@ -4,6 +4,7 @@ import logging
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.db import connection
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
@@ -13,6 +14,7 @@ from backups.engine import recovering
 from backups.errors import HotfirstError, Interrupted, NotFound, RecoveryRefused
 from backups.events import publish
 from backups.leases import DRAIN, Heartbeat, lease_fields, release
+from backups.locks import DATABASE_AWAY
 from backups.models import Recovery, RecoveryItem, VApp, Vm
 from backups.models.recoveries import RecoveryMode, RecoveryState
 from backups.platform import Platform, Target, VAppConfig
@@ -23,6 +25,7 @@ from backups.services.tenants import reading_keys
 from backups.services.vcenters import connect
 
 log = logging.getLogger(__name__)
+STEP_S = 3600
 MAX_FAILURES = 3
 HALF_DONE = " The VM is powered off and may be partly overwritten; recover it again."
 RETRY_S = 20
@@ -59,6 +62,9 @@ def recover(recovery_id: str) -> None:
         _take_interruption(recovery, error)
     except HotfirstError as error:
         _take_failure(recovery, error)
+    except DATABASE_AWAY as error:
+        log.warning("recovery %s stopped: %s", recovery.pk, error)
+        connection.close()
     except Exception as error:
         log.exception("recovery %s", recovery.pk)
         told = f"An unexpected error stopped this recovery. Tell your provider the reference {recovery.pk}."
@@ -92,7 +98,10 @@ def _carry_out(recovery: Recovery, platform: Platform, beat: Heartbeat) -> None:
         _make_vapp(recovery, platform, items[0])
     for item in items:
         if item.state in (RecoveryState.QUEUED, RecoveryState.RUNNING):
+            # Powering and consolidating answer when vCenter is done.
+            beat.expect_silence(STEP_S)
             _recover_item(recovery, item, platform, beat)
+            beat.expect_silence(STEP_S)
     if recovery.vapp_ref:
         vm_refs = {item.archive.vm.instance_uuid: item.vm_ref for item in items if item.vm_ref}
         platform.configure_vapp(recovery.vapp_ref, _vapp_config(items[0]), vm_refs)

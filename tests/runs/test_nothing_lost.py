@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from backups.archive.reader import ArchiveReader
@@ -194,3 +195,39 @@ def test_the_heart_stops_the_work_when_another_worker_took_over(plan: Plan, sett
         beat._thread.join(5)
         with pytest.raises(Interrupted, match="taken this over"):
             beat.check()
+
+
+def test_a_database_that_goes_away_for_a_moment_is_no_bug_of_the_archive(
+    plan: Plan, platform: FakePlatform, monkeypatch, finish
+) -> None:
+    def lose(*_: object) -> None:
+        raise OperationalError("the server closed the connection unexpectedly")
+
+    run = start_run(None, plan)
+    coordinate(str(run.pk))
+    with monkeypatch.context() as patch:
+        patch.setattr("backups.tasks.read.archive_item", lose)
+        read_waiting()
+    assert run.items.filter(state=ItemState.ARCHIVING).count() == 1
+    expire_leases()
+    tick()
+    finish(run)
+    assert run.state == RunState.SUCCEEDED
+
+
+def test_a_database_that_goes_away_while_snapshots_are_taken_loses_none(
+    plan: Plan, platform: FakePlatform, monkeypatch, finish
+) -> None:
+    def lose(*_: object) -> None:
+        raise OperationalError("the server closed the connection unexpectedly")
+
+    run = start_run(None, plan)
+    with monkeypatch.context() as patch:
+        patch.setattr("backups.tasks.coordinate._settle", lose)
+        coordinate(str(run.pk))
+    assert len(platform.find_snapshots("hotfirst-")) == 3
+    expire_leases()
+    tick()
+    finish(run)
+    assert run.state == RunState.SUCCEEDED
+    assert platform.find_snapshots("") == []
