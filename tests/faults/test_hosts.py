@@ -45,7 +45,8 @@ def test_a_host_that_wakes_when_its_work_is_long_done_by_another_changes_nothing
 
 
 def test_a_host_that_is_lost_in_a_transaction_does_not_keep_its_locks(hosts: Installation) -> None:
-    holding = "from backups.locks import exclusive\nwith exclusive('selection'): print('held', flush=True); input()"
+    holding = "import time; from backups.locks import exclusive\n"
+    holding += "with exclusive('selection'): print('held', flush=True); time.sleep(600)"
     environment = {**hosts.environment, "HOTFIRST_LEASE_S": "2"}
     lost = Program(hosts.home / "lost.log", ("manage.py", "shell", "-c", holding), environment)
     hosts.workers.append(lost)
