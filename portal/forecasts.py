@@ -11,8 +11,8 @@ from backups.models import Plan
 from backups.services.forecasts import compare_plan
 from backups.services.plans import vms_of
 
-WORTH_TELLING = 0.98
-"""What is less than two percent better is not told as better: forecasts are not so exact."""
+WORTH_TELLING = 0.97
+"""What is less than three percent better is not told as better: forecasts are not so exact."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ from backups.services.forecasts import forecast_plan
 from backups.services.plans import vms_of
 from portal.access import tenant_view
 from portal.forecasts import Foretold, foretell, tried
-from portal.templatetags.figures import size_kb, span
+from portal.templatetags import figures
 from portal.views.runs import ORDERS
 
 MOST_VMS = 20
 MOST_DATASTORES = 12
 MINUTE_S = 60
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 class TryForm(forms.Form):
@@ -97,9 +98,9 @@ def plan_forecast(request: HttpRequest, tenant: Tenant, plan_id: UUID) -> HttpRe
         "rooms": _rooms(told, tested),
         "left_out": Counter(told.own.left_out.values()).most_common(),
         "vms": sorted(told.own.courses, key=lambda course: -course.growth_kb)[:MOST_VMS],
+        "part": "HX-Request" in request.headers,
     }
-    part = "HX-Request" in request.headers
-    return render(request, "forecasts/_told.html" if part else "forecasts/plan.html", context)
+    return render(request, "forecasts/_told.html" if context["part"] else "forecasts/plan.html", context)
 
 
 def _sentences(told: Foretold, saved: Forecast | None) -> list[str]:
@@ -111,6 +112,14 @@ def _sentences(told: Foretold, saved: Forecast | None) -> list[str]:
         f"{span(own.longest_hold_s)}, and the run takes {span(own.window_s)}."
     )
     return [costs, _saved(own, saved) if saved else _better(told)]
+
+
+def span(seconds: float) -> str:
+    return figures.span(seconds).replace(" ", NO_BREAK)
+
+
+def size_kb(kilobytes: float) -> str:
+    return figures.size_kb(kilobytes).replace(" ", NO_BREAK)
 
 
 def _above(told: Forecast) -> str:
@@ -131,9 +140,7 @@ def _better(told: Foretold) -> str:
 def _saved(own: Forecast, saved: Forecast) -> str:
     percent = round(100 * (own.exposure_kb / saved.exposure_kb - 1)) if saved.exposure_kb else 0
     compared = f"{abs(percent)} % {'more' if percent > 0 else 'less'}" if percent else "as much"
-    return f"That is {compared} than as the plan is saved".replace("much than", "much as") + (
-        f": {size_kb(saved.exposure_kb)} in {span(saved.window_s)}."
-    )
+    return f"The plan as it is saved: {size_kb(saved.exposure_kb)} in {span(saved.window_s)}. This would be {compared}."
 
 
 def _readers(count: int) -> str:

@@ -108,9 +108,15 @@ def _orders(found: Run) -> list[dict[str, Any]]:
     costs += [(label, found.report["orders"].get(order)) for order, label in ORDERS.items() if order != found.policy]
     costs += [("No order does better than", found.report["bound_kb"])]
     known = [(label, cost) for label, cost in costs if cost is not None]
-    dearest = max(cost for _, cost in known) or 1
+    dearest, least = max(cost for _, cost in known) or 1, found.report["bound_kb"]
     return [
-        {"label": label, "kb": cost, "percent": round(100 * cost / dearest, 2), "ours": number == 0}
+        {
+            "label": label,
+            "kb": cost,
+            "percent": round(100 * cost / dearest, 2),
+            "above": f"{100 * (cost / least - 1):+.0f} %" if 0 < least != cost else "",
+            "ours": number == 0,
+        }
         for number, (label, cost) in enumerate(known)
     ]
 

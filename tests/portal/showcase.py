@@ -69,8 +69,9 @@ def make_world() -> dict[str, Any]:
     ):
         set_membership(peggy, tenants[tenant], User.objects.create_user(name, password=PASSWORD), role)
     vcenter = VCenter.objects.create(
-        name="Lab", host="vc.example", username="backup", sealed_password=b"", certificate_pem="-"
-    )
+        name="Lab", host="vc.example", username="backup", sealed_password=b"", certificate_pem="-",
+        snapshots_per_datastore=12, latency_slow_ms=20, latency_stop_ms=40,
+    )  # fmt: skip
     repository = Repository.objects.create(name="Hall 2", path="/srv/backups")
     return {"tenant": tenants["Acme"], "globex": tenants["Globex"], "vcenter": vcenter, "repository": repository}
 
@@ -94,12 +95,23 @@ def make_vms(world: dict[str, Any]) -> list[Any]:
             instance_uuid=name,
             ref=f"vm-{name}",
             name=name,
+            host=f"esx-{number % 3 + 1}",
+            datastore=("fast-1", "fast-2", "bulk-1")[number % 3],
             powered_on=load_kbps > 5,
             capacity_bytes=size_gb * GB,
             write_kbps=load_kbps,
         )
-        for name, vapp, load_kbps, size_gb in LOADS
+        for number, (name, vapp, load_kbps, size_gb) in enumerate(LOADS)
     ]
+
+
+def make_datastores(world: dict[str, Any], now: datetime) -> None:
+    for name, capacity_gb, free_gb, latency_ms in (
+        ("bulk-1", 8192, 1420, 24.0), ("fast-1", 4096, 902, 2.1), ("fast-2", 4096, 446, 3.4),
+    ):  # fmt: skip
+        world["vcenter"].datastores.create(
+            name=name, capacity_bytes=capacity_gb * GB, free_bytes=free_gb * GB, latency_ms=latency_ms, measured_at=now
+        )
 
 
 def make_plans(world: dict[str, Any], vms: list[Any]) -> Any:
@@ -128,6 +140,7 @@ def make_run(world: dict[str, Any], plan: Any, vms: list[Any], *, begun: datetim
         make_item(world, run, vm, time, begun, full, share, until_s)
         for vm, time in zip(vms, schedule(share), strict=True)
     ]
+    foretell(run, items, share)
     if any(item.state != "succeeded" for item in items):
         return run
     done = [
@@ -147,6 +160,29 @@ def make_run(world: dict[str, Any], plan: Any, vms: list[Any], *, begun: datetim
     return run
 
 
+def foretell(run: Any, items: list[Any], share: float) -> None:
+    """As a forecast before the run would have had it: a little less than it turned out."""
+    from backups.ordering import Candidate, exposure_bound_kb
+
+    expected = {item.vm_name: time for item, time in zip(items, schedule(share * 0.93), strict=True)}
+    holds = {item: expected[item.vm_name].removed_s for item in items}
+    vms = {
+        str(item.pk): {"hold_s": round(hold_s, 1), "growth_kb": round(hold_s * item.load_kbps, 1)}
+        for item, hold_s in holds.items()
+    }
+    candidates = [
+        Candidate(id=name, name=name, load_kbps=load_kbps, expected_s=2 + size_gb * share / READ_GB_S)
+        for name, _, load_kbps, size_gb in LOADS
+    ]
+    run.forecast = {
+        "policy": run.policy, "batch_size": run.batch_size, "readers": READERS, "batches": 1, "vms": vms,
+        "exposure_kb": sum(vm["growth_kb"] for vm in vms.values()), "longest_hold_s": max(holds.values()),
+        "window_s": max(holds.values()), "bound_kb": exposure_bound_kb(candidates, READERS), "peak_kb": {},
+        "short_kb": {},
+    }  # fmt: skip
+    run.save(update_fields=["forecast"])
+
+
 def make_item(
     world: dict[str, Any], run: Any, vm: Any, time: Times, begun: datetime, full: bool, share: float, until_s: float
 ) -> Any:
@@ -160,11 +196,14 @@ def make_item(
     item = RunItem(
         run=run, tenant=run.tenant, vm=vm, vm_name=vm.name, vapp_name=vm.vapp.name if vm.vapp else "",
         load_kbps=vm.write_kbps, priority=vm.write_kbps, batch=1, bytes_total=vm.capacity_bytes, bytes_expected=size,
+        host=vm.host, datastore=vm.datastore, load=vm.write_kbps, load_at=begun,
+        load_reason=f"{vm.write_kbps:,.0f} KB/s at this hour, as in the last days",
         snapshot_at=begun + timedelta(seconds=1 + time.position % 3 / 5), state="waiting", quiesced=True,
     )  # fmt: skip
     if at(time.archiving_s):
         item.position, item.reader, item.state = time.position, time.reader, "archiving"
         item.archiving_at, item.bytes_read = at(time.archiving_s), int(size * done)
+        item.transport = "datastore HTTPS, the quickest that answered"
         item.bytes_new, item.bytes_stored = int(item.bytes_read * 0.62), int(item.bytes_read * 0.31)
     if at(time.archived_s):
         item.state, item.archived_at, item.removing_at = "removing", at(time.archived_s), at(time.archived_s)
@@ -173,6 +212,7 @@ def make_item(
     if at(time.removed_s):
         item.state = item.outcome = "succeeded"
         item.removed_at = item.finished_at = at(time.removed_s)
+        item.grown_bytes = int(vm.write_kbps * 1024 * time.removed_s * 0.97)
     item.save()
     make_record(world, item)
     return item
@@ -217,9 +257,10 @@ def make_recovery(world: dict[str, Any], run: Any, now: datetime) -> Any:
 
 
 def build(now: datetime) -> dict[str, str]:
-    from backups.models import Archive, RunItem
+    from backups.models import Archive, Run, RunItem
 
     world = make_world()
+    make_datastores(world, now)
     vms = make_vms(world)
     plan = make_plans(world, vms)
     first = make_run(world, plan, vms, begun=now - timedelta(days=2), full=True, until_s=1e6)
@@ -227,7 +268,10 @@ def build(now: datetime) -> dict[str, str]:
     Archive.objects.for_tenant(world["tenant"]).filter(run=first).update(verified_at=now - timedelta(hours=9))
     broken = RunItem.objects.for_tenant(world["tenant"]).filter(run=second, vm_name="ci-runner")
     broken.update(state="failed", message="vCenter could not take a snapshot: the datastore has no room left.")
+    Run.objects.filter(pk=second.pk).update(state="failed", message="13 of 14 VMs backed up.")
     going = make_run(world, plan, vms, begun=now - timedelta(seconds=62), full=False, until_s=62)
+    slow = "bulk-1 answers in 44 ms; nothing new starts there above 40 ms."
+    RunItem.objects.for_tenant(world["tenant"]).filter(run=going, vm_name="archive-old").update(held_back=slow)
     recovery = make_recovery(world, first, now)
     return {
         "tenant": str(world["tenant"].pk),
@@ -236,6 +280,7 @@ def build(now: datetime) -> dict[str, str]:
         "changes": str(second.pk),
         "running": str(going.pk),
         "recovery": str(recovery.pk),
+        "vcenter": str(world["vcenter"].pk),
         "archive": str(Archive.objects.for_tenant(world["tenant"]).earliest("backup_time").pk),
         "vm": str(vms[0].pk),
         "password": PASSWORD,

@@ -56,7 +56,8 @@ def test_a_plan_that_orders_well_is_told_so(at_acme: Browser, ours: World, here:
 def test_options_are_tried_and_nothing_is_saved(at_acme: Browser, ours: World, here: str) -> None:
     add_vms(ours, *[100 * number for number in range(1, 12)])
     page = at_acme.sees(here, policy="highest_load", readers=4, batch_size=3, hold_minutes=90)
-    assert "less than as the plan is saved" in page
+    assert "The plan as it is saved:" in page
+    assert " % less." in page
     assert "your try" in page
     assert "3 at a time" in page
     plan = Plan.objects.get()

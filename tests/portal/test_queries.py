@@ -109,6 +109,7 @@ def add_vms(ours: World, run: Run) -> None:
 def test_a_vcenters_page_asks_no_more_for_more_datastores(client: Client, ours: World, peggy: User) -> None:
     client.force_login(peggy)
     vcenter, _ = worlds.shared()
+    vcenter.datastores.create(name="first")
 
     def more() -> None:
         vcenter.datastores.bulk_create(Datastore(vcenter=vcenter, name=f"ds{number}") for number in range(5))

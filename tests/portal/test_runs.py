@@ -130,7 +130,7 @@ def end_run(**items: Any) -> None:
 def test_a_run_is_paused_and_goes_on(as_olivia: Browser, ours: World) -> None:
     (waits,) = add_items(ours, 1, snapshot_at=timezone.now())
     here = f"runs/{ours.ids['run_id']}/"
-    assert "give their snapshots back until the run goes on" in as_olivia.sees(here)
+    assert "VMs that wait give their snapshots back, and get new ones" in as_olivia.sees(here)
     page = as_olivia.reads_after(f"{here}pause/")
     assert "nothing new starts" in page
     assert "Resume" in page
