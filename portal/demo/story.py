@@ -61,9 +61,11 @@ def _tell_done(item: RunItem, say: Say) -> None:
 
 def _tell_report(run: Run, say: Say) -> None:
     say(f"  {run.message} Snapshots taken within {run.report['skew_s']:.2f} s of one another.")
-    told = {"by name": "name", "the idlest first": "reverse"}
+    told = {"by name": "name", "in random order": "random"}
     others = ", ".join(f"{words} {run.report['orders'][order] / 1024:.1f} MiB" for words, order in told.items())
-    say(f"  Exposure: {run.report['exposure_kb'] / 1024:.1f} MiB of snapshot growth. With the same durations {others}.")
+    bound = f"no order does better than {run.report['bound_kb'] / 1024:.1f} MiB"
+    say(f"  Exposure: {run.report['exposure_kb'] / 1024:.1f} MiB of snapshot growth; {bound}.")
+    say(f"  With the same durations {others}.")
 
 
 def check_order(run: Run) -> None:
