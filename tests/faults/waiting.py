@@ -14,12 +14,16 @@ def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
         time.sleep(0.1)
 
 
+def tick() -> None:
+    hint("backups.tasks.tick.tick")
+    time.sleep(0.5)
+
+
 def finish(run: Run) -> None:
     """With more ticks than one a minute."""
 
     def ended() -> bool:
-        hint("backups.tasks.tick.tick")
-        time.sleep(0.5)
+        tick()
         run.refresh_from_db()
         return run.finished_at is not None
 
