@@ -7,7 +7,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
-from backups.models import Plan, Recovery, Run, VApp, Vm
+from backups.models import Plan, Recovery, Run, RunItem, VApp, Vm
 from tests.portal.test_isolation import ours, theirs
 from tests.portal.worlds import World
 
@@ -80,3 +80,11 @@ def test_a_search_finds_nothing_of_ours(bobs: Client, ours: World, theirs: World
         told = bobs.get(page(name, theirs), {"q": "of-"}).content.decode()
         assert "of-globex" in told
         assert "of-acme" not in told
+
+
+def test_an_item_of_ours_is_not_raised_under_his_run(bobs: Client, ours: World, theirs: World) -> None:
+    RunItem.objects.update(state="waiting")
+    ids = {"run_id": theirs.ids["run_id"], "item_id": ours.ids["item_id"]}
+    assert bobs.post(page("run-item-raise", theirs, **ids)).status_code == 404
+    assert bobs.post(page("run-item-raise", theirs, **ids | {"item_id": theirs.ids["item_id"]})).status_code == 302
+    assert {item.raised for item in RunItem.objects.filter(tenant=ours.tenant)} == {0}
