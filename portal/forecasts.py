@@ -14,6 +14,9 @@ from backups.services.plans import vms_of
 WORTH_TELLING = 0.97
 """What is less than three percent better is not told as better: forecasts are not so exact."""
 
+LARGE = 2000
+"""With more VMs each thing there is to choose from takes seconds to foretell: only the orders are compared."""
+
 
 @dataclass(frozen=True)
 class Foretold:
@@ -50,8 +53,8 @@ def foretell(plan: Plan) -> Foretold:
     vms = vms_of(plan).count()
     others = compare_plan(plan, _batch_sizes(plan, vms), [plan.readers])
     own = next(f for f in others if _options(f) == (plan.policy, plan.batch_size, plan.readers))
-    if not vms:
-        return Foretold(own, [])
+    if not vms or vms > LARGE:
+        return Foretold(own, others if vms else [])
     with_readers = compare_plan(plan, [plan.batch_size], _readers(plan, vms))
     others += [f for f in with_readers if f.policy == plan.policy]
     return Foretold(own, sorted(others, key=lambda f: f.exposure_kb))
@@ -59,7 +62,7 @@ def foretell(plan: Plan) -> Foretold:
 
 def _batch_sizes(plan: Plan, vms: int) -> list[int]:
     """All together; the plan's own; and as few as keep every reader busy, or in large plans a twentieth."""
-    sizes = [0, plan.batch_size, max(2 * plan.readers, vms // 20)]
+    sizes = [0, plan.batch_size, max(2 * plan.readers, vms // 20) if vms <= LARGE else 0]
     return sorted({size for size in sizes if size < vms or size == plan.batch_size})
 
 
