@@ -85,7 +85,7 @@ def _live(request: HttpRequest, tenant: Tenant, found: Run) -> dict[str, Any]:
         "filters": [(key, label, progress.get(key, progress["vms"])) for key, (label, _) in SHOWN.items()],
         "shown": shown,
         "q": wanted,
-        "many": progress["vms"] > FEW,
+        "many": progress["vms"] > FEW or bool(shown or wanted),
     }
 
 
