@@ -76,12 +76,21 @@ class _Steering(TenantView):
     serializer_class = RunSerializer
 
     def steered(self, request: Request, run_id: UUID, steer: Callable[[Actor, Run], None]) -> Response:
-        steer(request.user, self.one(run_id))
-        return Response(RunSerializer(self.one(run_id)).data, status=HTTPStatus.ACCEPTED)
+        run = self.one(run_id)
+
+        def steered() -> Response:
+            steer(request.user, run)
+            return self.accepted(self.one(run_id))
+
+        return once(request, steered)
+
+    def accepted(self, run: Run) -> Response:
+        where = reverse("api-run", args=[self.tenant.pk, run.pk])
+        return Response(RunSerializer(run).data, status=HTTPStatus.ACCEPTED, headers={"Location": where})
 
 
 class RunCancel(_Steering):
-    @answers({202: RunSerializer}, request=CancelRequest)
+    @answers({202: RunSerializer}, request=CancelRequest, parameters=[KEY])
     def post(self, request: Request, run_id: UUID, **_: Any) -> Response:
         self.one(run_id)
         body = CancelRequest(data=request.data)
@@ -92,13 +101,13 @@ class RunCancel(_Steering):
 class RunPause(_Steering):
     """Archives that are being written are finished. VMs that wait give their snapshots back until the run goes on."""
 
-    @answers({202: RunSerializer}, request=None)
+    @answers({202: RunSerializer}, request=None, parameters=[KEY])
     def post(self, request: Request, run_id: UUID, **_: Any) -> Response:
         return self.steered(request, run_id, pause_run)
 
 
 class RunResume(_Steering):
-    @answers({202: RunSerializer}, request=None)
+    @answers({202: RunSerializer}, request=None, parameters=[KEY])
     def post(self, request: Request, run_id: UUID, **_: Any) -> Response:
         return self.steered(request, run_id, resume_run)
 
@@ -109,12 +118,7 @@ class RunRetry(_Steering):
     @answers({202: RunSerializer}, request=None, parameters=[KEY])
     def post(self, request: Request, run_id: UUID, **_: Any) -> Response:
         run = self.one(run_id)
-        return once(request, lambda: self._retry(request, run))
-
-    def _retry(self, request: Request, run: Run) -> Response:
-        again = retry_run(request.user, run)
-        where = reverse("api-run", args=[self.tenant.pk, again.pk])
-        return Response(RunSerializer(again).data, status=HTTPStatus.ACCEPTED, headers={"Location": where})
+        return once(request, lambda: self.accepted(retry_run(request.user, run)))
 
 
 class RunItemRaise(TenantView):

@@ -45,8 +45,10 @@ def add_item(ours: World, name: str, **fields: Any) -> RunItem:
 
 
 def test_a_run_is_paused_and_resumed(api: Any, here: str) -> None:
-    paused = api("post", f"{here}pause/")
+    paused, repeat = (api("post", f"{here}pause/", Idempotency_Key="p") for _ in range(2))
     assert (paused.status_code, paused.json()["paused_at"] is None) == (202, False)
+    assert paused.headers["Location"].endswith(here)
+    assert (repeat.status_code, repeat.json()) == (202, paused.json())
     assert api("post", f"{here}pause/").status_code == 409
     resumed = api("post", f"{here}resume/")
     assert (resumed.status_code, resumed.json()["paused_at"]) == (202, None)
