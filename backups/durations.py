@@ -58,7 +58,7 @@ def pace(own: Sequence[Past], repository: Sequence[Past]) -> Pace:
 
 
 def _measured(pasts: Sequence[Past], otherwise: Pace) -> Pace:
-    """The rate by the archives that read much; the fixed part is what it does not explain of them all, so that an archive
+    """The rate by the archives that read much; the fixed part is what it does not explain of them all: so an archive
     like the last ones is expected to take as long as they did. Medians: one that stalled says little."""
     if not pasts:
         return otherwise

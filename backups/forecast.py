@@ -11,6 +11,8 @@ from backups.batches import Limits, Queued, Situation, next_batch
 from backups.ordering import POLICIES, exposure_bound_kb
 
 NEVER = "No room came free for it."
+Choice = tuple[str, int, int]
+"""Policy, batch size, readers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +43,15 @@ class Course:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """`left_out`: the VMs that the limits allow no snapshot of, each with its reason. `short_kb`: the datastores whose
-    snapshots are expected to outgrow their room, each with the KB that lack."""
+    """`left_out`: the ids of the VMs that the limits allow no snapshot of, each with its reason. `names`: all VMs' by
+    id. `short_kb`: the datastores whose snapshots are expected to outgrow their room, each with what lacks."""
 
     policy: str
     batch_size: int
     readers: int
     courses: list[Course]
     left_out: dict[str, str]
+    names: dict[str, str]
     bound_kb: float
     peak_kb: dict[str, float]
     short_kb: dict[str, float]
@@ -123,21 +126,18 @@ def forecast(
         readers=readers,
         courses=[clock.courses[vm.id] for vm in done],
         left_out=clock.left_out,
+        names={vm.id: vm.name for vm in vms},
         bound_kb=exposure_bound_kb(done, readers) + snapshot_s * sum(vm.load_kbps for vm in done),
         peak_kb=peaks,
         short_kb={name: kb - room[name] for name, kb in peaks.items() if name in room and kb > room[name]},
     )
 
 
-def compare(
-    vms: Sequence[Queued], limits: Limits, batch_sizes: Iterable[int], readers: Iterable[int], **places: Any
-) -> list[Forecast]:
-    """Every policy with every batch size and number of readers, the least exposure first."""
+def compare(vms: Sequence[Queued], limits: Limits, choices: Iterable[Choice], **places: Any) -> list[Forecast]:
+    """The least exposure first."""
     found = [
-        forecast(vms, replace(limits, policy=policy, batch_size=size), count, **places)
-        for policy in POLICIES
-        for size in batch_sizes
-        for count in readers
+        forecast(vms, replace(limits, policy=policy, batch_size=size), readers, **places)
+        for policy, size, readers in choices
     ]
     return sorted(found, key=lambda f: f.exposure_kb)
 

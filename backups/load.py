@@ -6,10 +6,11 @@ rest is the VM's own mean at the same hours of earlier days.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 
 from backups.platform import Load
 
@@ -92,7 +93,8 @@ def share_of_now(hold_s: float) -> float:
     return -math.expm1(-decay) / decay if decay > 1e-9 else 1.0
 
 
-def covered_hours(now: datetime, hold_s: float) -> dict[int, float]:
+@lru_cache(maxsize=64)
+def covered_hours(now: datetime, hold_s: float) -> Mapping[int, float]:
     """The UTC hours of the day that the hold covers, at most a day of it, and the seconds of each."""
     seconds: dict[int, float] = defaultdict(float)
     at, end = now, now + timedelta(seconds=min(max(hold_s, 1.0), 86_400))

@@ -8,6 +8,7 @@ from typing import Any
 
 from backups.forecast import Forecast
 from backups.models import Plan
+from backups.ordering import POLICIES
 from backups.services.forecasts import compare_plan
 from backups.services.plans import vms_of
 
@@ -51,13 +52,12 @@ def tried(plan: Plan, options: Mapping[str, Any]) -> Plan:
 def foretell(plan: Plan) -> Foretold:
     """Every order with a few batch sizes, and the plan's own order with fewer and more readers."""
     vms = vms_of(plan).count()
-    others = compare_plan(plan, _batch_sizes(plan, vms), [plan.readers])
-    own = next(f for f in others if _options(f) == (plan.policy, plan.batch_size, plan.readers))
-    if not vms or vms > LARGE:
-        return Foretold(own, others if vms else [])
-    with_readers = compare_plan(plan, [plan.batch_size], _readers(plan, vms))
-    others += [f for f in with_readers if f.policy == plan.policy]
-    return Foretold(own, sorted(others, key=lambda f: f.exposure_kb))
+    own = (plan.policy, plan.batch_size, plan.readers)
+    choices = {own, *((policy, size, plan.readers) for policy in POLICIES for size in _batch_sizes(plan, vms))}
+    if vms <= LARGE:
+        choices |= {(plan.policy, plan.batch_size, readers) for readers in _readers(plan, vms)}
+    found = compare_plan(plan, sorted(choices))
+    return Foretold(next(f for f in found if _options(f) == own), found if vms else [])
 
 
 def _batch_sizes(plan: Plan, vms: int) -> list[int]:

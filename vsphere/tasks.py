@@ -112,7 +112,7 @@ class _Watch:
         if ref is None or ref not in self.open_refs:
             return False
         self.open_refs.discard(ref)
-        self.outcomes[ref] = PlatformError("vCenter no longer knows the task; look at its tasks and events.")
+        self.outcomes[ref] = PlatformUnreachable("vCenter no longer knows the task; it may have restarted.")
         return True
 
 

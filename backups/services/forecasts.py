@@ -6,7 +6,7 @@ from statistics import median
 from django.utils import timezone
 
 from backups.batches import Queued
-from backups.forecast import Forecast, compare, forecast
+from backups.forecast import Choice, Forecast, compare, forecast
 from backups.models import Plan, Run, RunItem
 from backups.models.runs import ITEM_FINAL
 from backups.services.datastores import places_of
@@ -36,12 +36,12 @@ def forecast_plan(plan: Plan) -> Forecast:
     return _forecast(run, items)
 
 
-def compare_plan(plan: Plan, batch_sizes: Iterable[int], readers: Iterable[int]) -> list[Forecast]:
-    """Every order with every batch size and number of readers, the least exposure first."""
+def compare_plan(plan: Plan, choices: Iterable[Choice]) -> list[Forecast]:
+    """The least exposure first."""
     run, items = _imagined(plan)
     datastores, hosts = places_of({item.vm.vcenter for item in items})
     places = {"datastores": datastores, "hosts": hosts, "snapshot_s": _snapshot_s(run)}
-    return compare(_queued(items), limits_of(run), batch_sizes, readers, **places)
+    return compare(_queued(items), limits_of(run), choices, **places)
 
 
 def _imagined(plan: Plan) -> tuple[Run, list[RunItem]]:

@@ -127,7 +127,9 @@ def hint_coordinator(run: Run) -> None:
 
 
 def hint_readers(count: int) -> None:
-    for _ in range(count):
+    """Twice as many: a busy host fetches a few ahead, where they lie while another host may be idle. One that finds
+    nothing to read costs a query."""
+    for _ in range(2 * count):
         hint("backups.tasks.read.read_waiting", long=True)
 
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from backups.batches import next_batch
 from backups.engine.snapshotting import snapshot_all
-from backups.errors import HotfirstError, Interrupted, NotFound
+from backups.errors import HotfirstError, Interrupted, NotFound, PlatformUnreachable
 from backups.events import publish
 from backups.leases import DRAIN, Heartbeat, lease_fields, release
 from backups.locks import DATABASE_AWAY, exclusive
@@ -279,6 +279,12 @@ def _settle(item: RunItem, result: Snapshot | HotfirstError) -> None:
     if isinstance(result, Snapshot):
         item.transition(
             ItemState.WAITING, snapshot_ref=result.ref, snapshot_at=result.taken_at, quiesced=result.quiesced
+        )
+    elif isinstance(result, PlatformUnreachable) and item.failures + 1 < MAX_FAILURES:
+        # vCenter may have made it all the same: whatever there is goes first, then another is taken. A snapshot that
+        # vCenter refused is not asked for again: each try stuns the guest.
+        item.transition(
+            ItemState.REMOVING, outcome=ItemState.QUEUED, failures=item.failures + 1, reason=str(result)[:255]
         )
     else:
         _fail(item, result)

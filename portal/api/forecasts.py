@@ -34,10 +34,15 @@ class CourseSerializer(serializers.Serializer[Any]):
     growth_kb = serializers.FloatField()
 
 
+class LeftOutSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField()
+    reason = serializers.CharField()
+
+
 class PlanForecastSerializer(serializers.Serializer[Any]):
     own = ForecastSerializer()
     vms = CourseSerializer(many=True)
-    left_out = serializers.ListField(child=serializers.CharField(), help_text="A reason for each VM without a backup.")
+    left_out = LeftOutSerializer(many=True, help_text="The VMs that would get no backup.")
     others = ForecastSerializer(many=True, help_text="Other orders, batch sizes and readers; the least exposure first.")
 
 
@@ -57,7 +62,7 @@ class PlanForecast(TenantView):
         answer = {
             "own": told.own.totals(),
             "vms": told.own.courses,
-            "left_out": sorted(told.own.left_out.values()),
+            "left_out": [{"name": told.own.names[id_], "reason": told.own.left_out[id_]} for id_ in told.own.left_out],
             "others": [other.totals() for other in told.others],
         }
         return Response(PlanForecastSerializer(answer).data)

@@ -1,6 +1,5 @@
 """What a plan's next run will cost, and what would cost less: to be read, and to be played with."""
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -96,11 +95,19 @@ def plan_forecast(request: HttpRequest, tenant: Tenant, plan_id: UUID) -> HttpRe
         "sentences": _sentences(told, forecast_plan(plan) if changed else None),
         "rows": _rows(told, tested.hold_budget_s),
         "rooms": _rooms(told, tested),
-        "left_out": Counter(told.own.left_out.values()).most_common(),
+        "left_out": _left_out(told.own),
         "vms": sorted(told.own.courses, key=lambda course: -course.growth_kb)[:MOST_VMS],
         "part": "HX-Request" in request.headers,
     }
     return render(request, "forecasts/_told.html" if context["part"] else "forecasts/plan.html", context)
+
+
+def _left_out(own: Forecast) -> dict[str, list[str]]:
+    """The VMs' names by the reason."""
+    found: dict[str, list[str]] = {}
+    for id_, reason in own.left_out.items():
+        found.setdefault(reason, []).append(own.names[id_])
+    return found
 
 
 def _sentences(told: Foretold, saved: Forecast | None) -> list[str]:
@@ -131,7 +138,7 @@ def _above(told: Forecast) -> str:
 def _better(told: Foretold) -> str:
     better = told.better
     if better is None:
-        return f"No other order or batch size does better with {_readers(told.own.readers)}."
+        return f"No other order or batch size does noticeably better with {_readers(told.own.readers)}."
     less = round(100 * (1 - better.exposure_kb / told.own.exposure_kb))
     what = f"{ORDERS[better.policy]}, {_size(better)}"
     return f"{what}, would let them grow by {less} % less: {size_kb(better.exposure_kb)} in {span(better.window_s)}."

@@ -231,3 +231,21 @@ def test_a_database_that_goes_away_while_snapshots_are_taken_loses_none(
     finish(run)
     assert run.state == RunState.SUCCEEDED
     assert platform.find_snapshots("") == []
+
+
+def test_a_vcenter_that_restarts_while_snapshots_are_made_costs_no_backup(
+    plan: Plan, platform: FakePlatform, finish
+) -> None:
+    platform.fail_next("create_snapshot", PlatformUnreachable("The connection broke; it is tried again."))
+    run = finish(start_run(None, plan))
+    assert run.state == RunState.SUCCEEDED
+    assert sorted(run.items.values_list("failures", flat=True)) == [0, 0, 1]
+    assert platform.find_snapshots("") == []
+
+
+def test_a_vcenter_that_stays_away_ends_the_item_with_its_sentence(plan: Plan, platform: FakePlatform, finish) -> None:
+    for _ in range(9):
+        platform.fail_next("create_snapshot", PlatformUnreachable("The connection broke."))
+    run = finish(start_run(None, plan))
+    assert run.state == RunState.FAILED
+    assert set(run.items.values_list("message", flat=True)) == {"The connection broke."}

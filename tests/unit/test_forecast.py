@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from backups.batches import Limits, Queued
 from backups.forecast import Place, compare, forecast
-from backups.ordering import exposure_kb, in_order
+from backups.ordering import POLICIES, exposure_kb, in_order
 from tests.unit.test_batches import fleets, limits, queued
 
 
@@ -65,8 +65,9 @@ def test_a_vm_that_no_room_comes_free_for_is_left_out_with_the_reason() -> None:
 
 def test_every_policy_batch_size_and_number_of_readers_is_compared_the_best_first() -> None:
     fleet = [queued(str(n), n, expected_s=n + 1) for n in range(6)]
-    told = compare(fleet, Limits(), [0, 2], [1, 2])
-    assert len(told) == 3 * 2 * 2
+    choices = [(policy, size, readers) for policy in POLICIES for size in (0, 2) for readers in (1, 2)]
+    told = compare(fleet, Limits(), choices)
+    assert [(f.policy, f.batch_size, f.readers) for f in told] != choices
     assert told[0].exposure_kb == min(f.exposure_kb for f in told)
 
 
