@@ -17,6 +17,7 @@ class Queued(Candidate):
     host: str = ""
     datastore: str = ""
     alone: bool = False
+    raised: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ class Situation:
     room_kb: Mapping[str, float] = field(default_factory=dict)
     """By how much snapshots on a datastore may grow from now on, all together."""
     open_on: Collection[str] = ()
+    open_hosts: Collection[str] = ()
     """Datastores with open snapshots, of whatever run: their room comes back."""
 
     @property
@@ -59,6 +61,8 @@ class Batch:
     """The ids left for later, each with its reason."""
     refused: dict[str, str]
     """The ids that no later batch can take either, each with its reason."""
+    alone: frozenset[str] = frozenset()
+    """The ids taken though they cannot keep the hold budget: they are let finish."""
 
 
 Group = list[Queued]

@@ -142,6 +142,32 @@ class Heartbeat:
             self._on_progress(progress)
 
 
+class Repeating:
+    """Calls `work` every so often in a thread of its own, as long as the block lasts."""
+
+    def __init__(self, work: Callable[[], Any], every: timedelta) -> None:
+        self._work, self._every_s, self._stop = work, every.total_seconds(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(self._every_s):
+                try:
+                    self._work()
+                except DatabaseError:
+                    connection.close()
+        finally:
+            connection.close()
+
+
 def acknowledge_early(*, func: Callable[..., Any], task: dict[str, Any], **_: Any) -> None:
     """Acknowledged before it runs: delivering again is the lease's business, not the broker's."""
     if getattr(func, "__module__", "").startswith("backups.tasks") and task.get("ack_id") is not None:

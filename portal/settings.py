@@ -155,7 +155,7 @@ WHITENOISE_USE_FINDERS = True
 Q_CLUSTER = {
     "name": "hotfirst",
     "orm": "default",
-    "workers": 2,
+    "workers": 4,
     # Prefetched messages age while a reader is busy; with early ack and leases one in hand is enough.
     "queue_limit": 1,
     "bulk": 1,

@@ -152,6 +152,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='runitem',
+            name='held_since',
+            field=models.DateTimeField(null=True),
+        ),
+        migrations.AddField(
+            model_name='runitem',
             name='earlier_hold_s',
             field=models.FloatField(default=0),
         ),

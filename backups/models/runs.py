@@ -1,4 +1,5 @@
 import uuid
+from datetime import datetime
 
 from django.db import models
 
@@ -130,6 +131,8 @@ class RunItem(Job):
     snapshot_name = models.CharField(max_length=80, blank=True, default="")
     snapshot_ref = models.CharField(max_length=80, blank=True, default="")
     snapshot_at = models.DateTimeField(null=True)
+    held_since = models.DateTimeField(null=True)
+    """When the snapshot was asked for, by our own clock: `snapshot_at` is by vCenter's."""
     quiesced = models.BooleanField(default=False)
     archiving_at = models.DateTimeField(null=True)
     archived_at = models.DateTimeField(null=True)
@@ -162,11 +165,15 @@ class RunItem(Job):
         return f"{self.vm_name}: {self.state}"
 
     @property
+    def held_from(self) -> datetime | None:
+        return self.held_since or self.snapshot_at
+
+    @property
     def hold_s(self) -> float | None:
         """Seconds the VM kept our snapshot."""
-        if not (self.snapshot_at and self.removed_at):
+        if not (self.held_from and self.removed_at):
             return None
-        return (self.removed_at - self.snapshot_at).total_seconds()
+        return (self.removed_at - self.held_from).total_seconds()
 
     @property
     def exposure_kb(self) -> float | None:

@@ -1,17 +1,22 @@
 """Datastores as last measured, and what follows for runs: caps, room for snapshots, and the latency gate."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import timedelta
 
 from django.db.models import Count, Max
 from django.utils import timezone
 
+from backups.errors import HotfirstError
 from backups.forecast import Place
 from backups.models import Datastore, Run, RunItem, VCenter
 from backups.models.runs import HOLDING
+from backups.platform import Datastore as Seen
 from backups.platform import Platform
 
+log = logging.getLogger(__name__)
 MEASURE_AGAIN = timedelta(seconds=20)
 BELIEVED_FOR = timedelta(minutes=5)
 """A measurement that is older limits nothing: what is not known must not keep VMs from being backed up."""
@@ -24,27 +29,42 @@ def key_of(vcenter: VCenter, name: str) -> str:
 
 
 def measure_datastores(vcenter: VCenter, platform: Platform, older_than: timedelta = MEASURE_AGAIN) -> None:
-    """Nothing to do if somebody measured just now."""
+    """Nothing to do if somebody measured just now. What cannot be measured must not keep VMs from being backed up."""
     now = timezone.now()
     newest = Datastore.objects.filter(vcenter=vcenter).aggregate(at=Max("measured_at"))["at"]
     if newest and newest > now - older_than:
+        return
+    try:
+        found = _worst_of_each_name(platform.datastores())
+    except HotfirstError as error:
+        log.warning("datastores of %s: %s; nothing is held back for them", vcenter, error)
         return
     Datastore.objects.bulk_create(
         [
             Datastore(
                 vcenter=vcenter,
-                name=found.name,
-                capacity_bytes=found.capacity_bytes,
-                free_bytes=found.free_bytes,
-                latency_ms=found.latency_ms,
+                name=each.name,
+                capacity_bytes=each.capacity_bytes,
+                free_bytes=each.free_bytes,
+                latency_ms=each.latency_ms,
                 measured_at=now,
             )
-            for found in platform.datastores()
+            for each in found
         ],
         update_conflicts=True,
         unique_fields=["vcenter", "name"],
         update_fields=["capacity_bytes", "free_bytes", "latency_ms", "measured_at"],
     )
+
+
+def _worst_of_each_name(found: Iterable[Seen]) -> list[Seen]:
+    """Datacenters of one vCenter may each have a datastore of the same name; VMs name theirs without the datacenter."""
+    worst: dict[str, Seen] = {}
+    for each in found:
+        twin = worst.get(each.name, each)
+        slower = max(twin.latency_ms or 0.0, each.latency_ms or 0.0) or None
+        worst[each.name] = replace(min(twin, each, key=lambda seen: seen.free_bytes), latency_ms=slower)
+    return list(worst.values())
 
 
 def places_of(vcenters: Iterable[VCenter]) -> tuple[dict[str, Place], dict[str, Place]]:

@@ -11,7 +11,7 @@ from backups.leases import NO_LEASE
 from backups.locks import exclusive
 from backups.models import Plan, Run, RunItem, Vm
 from backups.models.runs import ITEM_FINAL, RUN_FINAL, ItemState, RunState
-from backups.queues import hint
+from backups.queues import READERS, hint, undelivered
 from backups.report import Done, report
 from backups.services import audit
 from backups.services.archives import apply_retention
@@ -128,8 +128,8 @@ def hint_coordinator(run: Run) -> None:
 
 def hint_readers(count: int) -> None:
     """Twice as many: a busy host fetches a few ahead, where they lie while another host may be idle. One that finds
-    nothing to read costs a query."""
-    for _ in range(2 * count):
+    nothing to read costs a query; those that nobody has fetched yet will do."""
+    for _ in range(2 * count - undelivered(READERS)):
         hint("backups.tasks.read.read_waiting", long=True)
 
 
@@ -174,12 +174,17 @@ def _report(run: Run, items: list[RunItem]) -> dict[str, Any]:
             name=item.vm_name,
             load_kbps=item.load_kbps,
             snapshot_at=item.snapshot_at,
+            held_since=item.held_from,
             archiving_at=item.archiving_at,
             removed_at=item.removed_at,
             earlier_hold_s=item.earlier_hold_s,
             load=item.load,
         )
         for item in items
-        if item.snapshot_at and item.archiving_at and item.removed_at
+        if item.snapshot_at and item.held_from and item.archiving_at and item.removed_at
     ]
-    return report(done, run.readers)
+    archived = {each.id for each in done}
+    in_vain_kb = sum(
+        item.load_kbps * ((item.hold_s or 0.0) + item.earlier_hold_s) for item in items if str(item.pk) not in archived
+    )
+    return report(done, run.readers, in_vain_kb)

@@ -17,16 +17,26 @@ def free(now: datetime) -> Q:
 
 
 def next_waiting(now: datetime) -> RunItem | None:
-    """The tenant with the fewest busy readers first, so that none starves while no reader idles; then what was raised
-    by hand; then by priority."""
-    return _allowed(now).order_by("busy_in_tenant", "-raised", "-priority", "vm_name").first()
+    """The tenant with the fewest busy readers first, so that none starves while no reader idles; of its runs, whose
+    priorities cannot be compared, the one with the fewest; then what was raised by hand; then by priority."""
+    return _allowed(now).order_by("busy_in_tenant", "busy_in_run", "-raised", "-priority", "vm_name").first()
+
+
+def could_be_read(run: Run) -> int:
+    """How many of its VMs wait for nothing but a reader."""
+    now = timezone.now()
+    return int(_counted(now).filter(_under_caps(), slow=False, run=run).count())
 
 
 def _allowed(now: datetime) -> QuerySet[Any]:
     """Under the caps on readers of its run, datastore and host, and where the datastore is not too slow."""
+    return _counted(now).filter(_under_caps(), busy_in_run__lt=F("run__readers"), slow=False)
+
+
+def _under_caps() -> Q:
     caps = Q(vm__vcenter__readers_per_datastore=0) | Q(busy_on_datastore__lt=F("vm__vcenter__readers_per_datastore"))
     caps &= Q(vm__vcenter__readers_per_host=0) | Q(busy_on_host__lt=F("vm__vcenter__readers_per_host"))
-    return _counted(now).filter(caps, busy_in_run__lt=F("run__readers"), slow=False)
+    return caps
 
 
 def _counted(now: datetime) -> QuerySet[Any]:

@@ -32,6 +32,7 @@ def queued_of(item: RunItem) -> Queued:
         host=key_of(vm.vcenter, item.host),
         datastore=key_of(vm.vcenter, item.datastore),
         alone=item.alone,
+        raised=item.raised,
     )
 
 
@@ -57,6 +58,7 @@ def situation_of(run: Run, items: Sequence[RunItem], vcenters: Collection[VCente
             key: place.room_kb - ahead.get(key, 0.0) for key, place in datastores.items() if place.room_kb is not None
         },
         open_on=set(open_on["datastore"]),
+        open_hosts=set(open_on["host"]),
     )
 
 

@@ -13,6 +13,7 @@ from backups.models.plans import OverBudget
 from backups.models.runs import ITEM_FINAL, RUN_FINAL, CancelMode, ItemState
 from backups.services import audit
 from backups.services.audit import Actor
+from backups.services.plans import vms_of
 from backups.services.runs import hint_coordinator, hint_readers, start_run
 
 ENDED = "This run has ended already."
@@ -70,10 +71,13 @@ def retry_run(actor: Actor, run: Run) -> Run:
         raise Conflict("This run is still going on; retry what failed once it has ended.")
     if run.plan is None:
         raise InvalidRequest("The plan of this run has been deleted; apply another plan to these VMs.")
-    failed = run.items.filter(state__in=ITEM_FINAL - {ItemState.SUCCEEDED}).select_related("vm")
+    failed = [item.vm for item in run.items.filter(state__in=ITEM_FINAL - {ItemState.SUCCEEDED}).select_related("vm")]
     if not failed:
         raise InvalidRequest("Every VM of this run was backed up; there is nothing to retry.")
-    return start_run(actor, run.plan, [item.vm for item in failed], retry_of=run)
+    if not vms_of(run.plan).filter(pk__in=[vm.pk for vm in failed]).exists():
+        names = ", ".join(vm.name for vm in failed[:5])
+        raise InvalidRequest(f"{names} are no longer in the plan {run.plan.name}; run the plan that protects them now.")
+    return start_run(actor, run.plan, failed, retry_of=run)
 
 
 def _change(run: Run, **fields: object) -> None:
@@ -101,12 +105,17 @@ def give_back_for_pause(run: Run) -> None:
     _give_back(RunItem.objects.filter(run=run), outcome=ItemState.QUEUED, reason=told)
 
 
+def give_up_abandoned(run: Run, outcome: ItemState) -> None:
+    """Called by the run's only coordinator: VMs that a dead one was just snapshotting. Whatever there is goes."""
+    RunItem.objects.filter(run=run, state=ItemState.SNAPSHOTTING).update(state=ItemState.REMOVING, outcome=outcome)
+
+
 def keep_budget(run: Run) -> None:
     """A VM that waits longer than the plan lets it gives its snapshot back: to be skipped, or retried alone."""
     if not run.hold_budget_s:
         return
     since = timezone.now() - timedelta(seconds=run.hold_budget_s)
-    late = RunItem.objects.filter(run=run, snapshot_at__lt=since, alone=False)
+    late = RunItem.objects.filter(run=run, held_since__lt=since, alone=False)
     if _give_back(late, **beyond_budget(run)):
         hint_readers(1)
 

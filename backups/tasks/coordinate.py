@@ -3,7 +3,7 @@
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.db import connection
 from django.db.models import F, Max, Q
@@ -11,23 +11,24 @@ from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from backups.batches import next_batch
-from backups.engine.snapshotting import snapshot_all
+from backups.engine.snapshotting import snapshot_all, track_changes
 from backups.errors import HotfirstError, Interrupted, NotFound, PlatformUnreachable
 from backups.events import publish
-from backups.leases import DRAIN, Heartbeat, lease_fields, release
+from backups.leases import DRAIN, Heartbeat, held, lease_fields, release
 from backups.locks import DATABASE_AWAY, exclusive
 from backups.models import Run, RunItem, SnapshotRecord, VCenter
 from backups.models.plans import Policy
 from backups.models.runs import ITEM_FINAL, CancelMode, ItemState, RunState
 from backups.platform import Platform, Quiesce, Snapshot, SnapshotOrder
 from backups.services.changes import expect_changes
-from backups.services.datastores import measure_datastores
+from backups.services.datastores import is_slow, measure_datastores
 from backups.services.forecasts import foretell
 from backups.services.loads import measure_items, set_priorities
 from backups.services.recoveries import in_place_now
 from backups.services.runs import finish_if_done, hint_coordinator, hint_readers
+from backups.services.selection import could_be_read
 from backups.services.situation import limits_of, queued_of, situation_of
-from backups.services.steering import cancel_open_items, give_back_for_pause
+from backups.services.steering import cancel_open_items, give_back_for_pause, give_up_abandoned
 from backups.services.vcenters import connect
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ MAX_FAILURES = 3
 RETRY_S = 20
 PREPARE = timedelta(seconds=75)
 SNAPSHOTS_S = 3600
+LOAD_FRESH = timedelta(minutes=1)
 
 
 def coordinate(run_id: str) -> None:
@@ -101,14 +103,14 @@ def _take_batches(run: Run, beat: Heartbeat) -> int | None:
         run.refresh_from_db(fields=["cancel", "paused_at"])
         if run.cancel != CancelMode.NONE:
             cancel_open_items(run)
-        if run.paused_at:
+            give_up_abandoned(run, ItemState.CANCELLED)
+        elif run.paused_at:
             give_back_for_pause(run)
+            give_up_abandoned(run, ItemState.QUEUED)
         if run.paused_at or _too_early(run):
             return ended
-        items = list(_unfinished(run))
-        queued = [item for item in items if item.state in (ItemState.QUEUED, ItemState.SNAPSHOTTING)]
-        waiting = sum(item.state == ItemState.WAITING for item in items)
-        if not queued or waiting >= run.readers:
+        queued = [item for item in _unfinished(run) if item.state != ItemState.WAITING]
+        if not queued or could_be_read(run) >= run.readers:
             return None
         with ExitStack() as sessions:
             platforms = _connect_all(run, queued, sessions)
@@ -116,6 +118,8 @@ def _take_batches(run: Run, beat: Heartbeat) -> int | None:
                 return None
             if not _snapshot_batch(run, [i for i in queued if i.vm.vcenter in platforms], platforms, beat):
                 return ended
+        run.mine().update(failures=0)
+        run.failures = 0
 
 
 def _too_early(run: Run) -> bool:
@@ -125,6 +129,8 @@ def _too_early(run: Run) -> bool:
 
 def _take_failure(run: Run, error: HotfirstError) -> None:
     """Trouble with vCenter between two steps: tried again later, and in the end told in its own words."""
+    if not held(run).exists():
+        return
     if error.retryable and run.failures + 1 < MAX_FAILURES:
         _try_later(run, error)
         return
@@ -135,6 +141,8 @@ def _take_failure(run: Run, error: HotfirstError) -> None:
 
 def _take_bug(run: Run) -> None:
     """Tried again a few times; then the items end, and the run with them."""
+    if not held(run).exists():
+        return
     run.mine().update(failures=F("failures") + 1)
     if run.failures + 1 >= MAX_FAILURES:
         told = f"An unexpected error stopped this run. Tell your provider the reference {run.pk}."
@@ -166,7 +174,7 @@ def _connect_all(run: Run, items: list[RunItem], sessions: ExitStack) -> dict[VC
                 _try_later(run, error)
                 return None
             for item in items:
-                if item.vm.vcenter == vcenter:
+                if item.vm.vcenter == vcenter and held(run).exists():
                     _fail(item, error)
     return platforms
 
@@ -188,8 +196,7 @@ def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Pl
                 _fail(item, error)
     queued = _skip_untouchable(queued)
     for vcenter, platform in platforms.items():
-        measure_items(platform, [item for item in queued if item.vm.vcenter == vcenter])
-        measure_datastores(vcenter, platform)
+        _measure(platform, vcenter, [item for item in queued if item.vm.vcenter == vcenter])
     set_priorities(run.policy, queued)
     foretell(run)
     batch = _choose(run, queued, list(platforms))
@@ -204,6 +211,16 @@ def _snapshot_batch(run: Run, queued: list[RunItem], platforms: dict[VCenter, Pl
             expect_changes(platform, [item for item in batch if item.vm.vcenter == vcenter])
         set_priorities(run.policy, [item for item in _unfinished(run) if item.state == ItemState.WAITING])
     return True
+
+
+def _measure(platform: Platform, vcenter: VCenter, items: list[RunItem]) -> None:
+    """Loads that are a minute old will do for the next batch. Where a VM is now decides which caps it falls under."""
+    for item in items:
+        item.host, item.datastore = item.vm.host, item.vm.datastore
+    RunItem.objects.bulk_update(items, ["host", "datastore"])
+    fresh = timezone.now() - LOAD_FRESH
+    measure_items(platform, [item for item in items if item.load_at is None or item.load_at < fresh])
+    measure_datastores(vcenter, platform)
 
 
 def _skip_untouchable(items: list[RunItem]) -> list[RunItem]:
@@ -227,30 +244,38 @@ def _clear_abandoned(item: RunItem, platform: Platform) -> None:
 
 
 def _choose(run: Run, queued: list[RunItem], vcenters: list[VCenter]) -> list[RunItem]:
-    by_id = {str(item.pk): item for item in queued}
-    situation = situation_of(run, _open_items(run), vcenters, timezone.now())
-    batch = next_batch([queued_of(item) for item in queued], limits_of(run), situation)
-    for id_, reason in batch.left.items():
-        by_id[id_].mine().update(reason=reason[:255])
-    for id_, reason in batch.refused.items():
-        by_id[id_].transition(ItemState.SKIPPED, message=reason, finished_at=timezone.now())
-    return [by_id[id_] for id_ in batch.taken]
+    """The next batch, journalled: from now on its snapshots count against the caps. One coordinator at a time."""
+    with exclusive("batch"):
+        by_id = {str(item.pk): item for item in queued}
+        slow = {str(item.pk): is_slow(item) for item in queued}
+        quick = [queued_of(item) for id_, item in by_id.items() if not slow[id_]]
+        batch = next_batch(quick, limits_of(run), situation_of(run, _open_items(run), vcenters, timezone.now()))
+        _tell_why_left(run, batch.left | {id_: reason for id_, reason in slow.items() if reason})
+        for id_, reason in batch.refused.items():
+            by_id[id_].transition(ItemState.SKIPPED, message=reason, finished_at=timezone.now())
+        number = (RunItem.objects.filter(run=run).aggregate(last=Max("batch"))["last"] or 0) + 1
+        taken = [by_id[id_] for id_ in batch.taken]
+        return [item for item in taken if _journal(item, number, alone=item.alone or str(item.pk) in batch.alone)]
+
+
+def _tell_why_left(run: Run, left: dict[str, str]) -> None:
+    for reason in set(left.values()):
+        ids = [id_ for id_, told in left.items() if told == reason]
+        RunItem.objects.filter(run=run, pk__in=ids, state=ItemState.QUEUED).update(reason=reason[:255])
 
 
 def _snapshot(run: Run, platforms: dict[VCenter, Platform], items: list[RunItem]) -> None:
     """All started together, on every vCenter; the database is touched by this thread only."""
-    batch = (RunItem.objects.filter(run=run).aggregate(last=Max("batch"))["last"] or 0) + 1
-    ordered = [item for item in items if _journal(item, batch)]
-    publish(run.pk, {"state": "snapshotting", "vms": len(ordered)})
+    publish(run.pk, {"state": "snapshotting", "vms": len(items)})
+    by_vcenter = {vcenter: [item for item in items if item.vm.vcenter == vcenter] for vcenter in platforms}
     with ThreadPoolExecutor(len(platforms)) as pool:
-        asked = {
-            vcenter: pool.submit(_ask, run, platform, [item for item in ordered if item.vm.vcenter == vcenter])
-            for vcenter, platform in platforms.items()
-        }
-    for item in ordered:
+        list(pool.map(lambda v: track_changes(platforms[v], [item.vm.ref for item in by_vcenter[v]]), platforms))
+        since = max(timezone.now(), run.common_time or timezone.now())
+        asked = {v: pool.submit(_ask, run, platforms[v], by_vcenter[v]) for v in platforms}
+    for item in items:
         results = asked[item.vm.vcenter].result()
-        _settle(item, results.get(item.vm.ref) or NotFound(f"{item.vm_name} is no longer in vCenter."))
-    publish(run.pk, {"state": "waiting", "vms": len(ordered)})
+        _settle(item, results.get(item.vm.ref) or NotFound(f"{item.vm_name} is no longer in vCenter."), since)
+    publish(run.pk, {"state": "waiting", "vms": len(items)})
 
 
 def _ask(run: Run, platform: Platform, items: list[RunItem]) -> dict[str, Snapshot | HotfirstError]:
@@ -261,7 +286,7 @@ def _ask(run: Run, platform: Platform, items: list[RunItem]) -> dict[str, Snapsh
         return {order.vm_ref: error for order in orders}
 
 
-def _journal(item: RunItem, batch: int) -> bool:
+def _journal(item: RunItem, batch: int, *, alone: bool) -> bool:
     """Written before the snapshot is asked for, so that no kill can leave one that nobody knows of. The attempt
     rises, so that a coordinator that was overtaken settles nothing. Under the lock that a recovery starts under."""
     number = item.snapshot_attempt + 1
@@ -269,17 +294,18 @@ def _journal(item: RunItem, batch: int) -> bool:
     fields = {"attempt": item.attempt + 1, "snapshot_attempt": number, "snapshot_name": name, "batch": batch}
     vcenter = item.vm.vcenter
     with exclusive(f"recover {vcenter.pk}"):
-        if not _skip_untouchable([item]) or not item.transition(ItemState.SNAPSHOTTING, reason="", **fields):
+        if not _skip_untouchable([item]):
+            return False
+        if not item.transition(ItemState.SNAPSHOTTING, reason="", alone=alone, **fields):
             return False
         SnapshotRecord.objects.create(name=name, vcenter=vcenter, vm_ref=item.vm.ref, item=item)
     return True
 
 
-def _settle(item: RunItem, result: Snapshot | HotfirstError) -> None:
+def _settle(item: RunItem, result: Snapshot | HotfirstError, since: datetime) -> None:
     if isinstance(result, Snapshot):
-        item.transition(
-            ItemState.WAITING, snapshot_ref=result.ref, snapshot_at=result.taken_at, quiesced=result.quiesced
-        )
+        taken = {"snapshot_ref": result.ref, "snapshot_at": result.taken_at, "quiesced": result.quiesced}
+        item.transition(ItemState.WAITING, held_since=since, **taken)
     elif isinstance(result, PlatformUnreachable) and item.failures + 1 < MAX_FAILURES:
         # vCenter may have made it all the same: whatever there is goes first, then another is taken. A snapshot that
         # vCenter refused is not asked for again: each try stuns the guest.

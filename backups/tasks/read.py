@@ -9,18 +9,19 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Count, Q
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from backups.engine.watch import Watch
-from backups.errors import HotfirstError, Interrupted
+from backups.errors import HotfirstError, Interrupted, PlatformError
 from backups.events import publish
 from backups.leases import DRAIN, NO_LEASE, Heartbeat, lease_fields, release
 from backups.locks import DATABASE_AWAY, exclusive
 from backups.models import Recovery, Run, RunItem, SnapshotRecord
 from backups.models.plans import OverBudget
 from backups.models.recoveries import RecoveryState
-from backups.models.runs import ITEM_FINAL, CancelMode, ItemState
+from backups.models.runs import HOLDING, ITEM_FINAL, CancelMode, ItemState, RunState
 from backups.platform import Platform
 from backups.services.archiving import archive_item
 from backups.services.datastores import slowdown
@@ -34,6 +35,10 @@ MAX_FAILURES = 3
 RETRY_S = 10
 LOOK_AGAIN_S = 20
 REMOVAL_S = 13 * 3600
+SNAPSHOTS_OWN = (
+    "snapshot_at", "held_since", "archiving_at", "removing_at", "removed_at", "position", "reader", "batch"
+)  # fmt: skip
+"""What an item forgets with a snapshot that it gives back."""
 LONGEST_REST_S = 2.0
 
 
@@ -100,6 +105,12 @@ def _work_at(item: RunItem) -> None:
             _take_failure(item, error)
             if item.outcome:
                 release(item)
+        except DATABASE_AWAY:
+            raise
+        except Exception:
+            log.exception("item %s", item.pk)
+            _take_failure(item, PlatformError(f"An unexpected error; tell your provider the reference {item.pk}."))
+            release(item)
 
 
 class Paced:
@@ -160,11 +171,11 @@ def _too_long(item: RunItem) -> str | None:
 def _beyond_budget(item: RunItem) -> bool:
     """A VM that is tried again alone is let finish: no order could hold its snapshot for less."""
     budget_s = item.run.hold_budget_s
-    if not budget_s or item.alone or item.snapshot_at is None:
+    if not budget_s or item.alone or item.held_from is None:
         return False
     if item.run.over_budget != OverBudget.SKIP and item.run.items.exclude(state__in=ITEM_FINAL).count() == 1:
         return False
-    return timezone.now() > item.snapshot_at + timedelta(seconds=budget_s)
+    return timezone.now() > item.held_from + timedelta(seconds=budget_s)
 
 
 def _take_interruption(item: RunItem, error: Interrupted) -> None:
@@ -208,8 +219,8 @@ def _growth(item: RunItem, platform: Platform) -> int | None:
     """Told in the report; that it cannot be had must not keep the snapshot."""
     try:
         return platform.snapshot_growth([item.vm.ref]).get(item.vm.ref)
-    except HotfirstError as error:
-        log.info("growth of the snapshot of %s: %s", item.vm_name, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the snapshot is to go
+        log.warning("growth of the snapshot of %s: %r", item.vm_name, error)
         return None
 
 
@@ -220,16 +231,20 @@ def _ended() -> dict[str, Any]:
 
 def _anew(item: RunItem) -> dict[str, Any]:
     """The snapshot was given back; another will be taken. What it cost so far stays on the account."""
-    held_s = (timezone.now() - item.snapshot_at).total_seconds() if item.snapshot_at else 0.0
-    cleared = dict.fromkeys(("snapshot_at", "archiving_at", "removing_at", "removed_at", "position", "reader", "batch"))
+    held_s = (timezone.now() - item.held_from).total_seconds() if item.held_from else 0.0
+    cleared = dict.fromkeys(SNAPSHOTS_OWN)
     return {**cleared, "outcome": "", "snapshot_ref": "", "earlier_hold_s": item.earlier_hold_s + max(held_s, 0.0)}
 
 
 def _take_removal_failure(item: RunItem, error: HotfirstError, last_try: bool, again: dict[str, Any]) -> None:
     """After the last try the item ends, so that its run can. The journal's row stays open; the tick tries on."""
-    if not last_try:
+    if last_try:
+        give_up_removal(item, error)
+    else:
         item.transition(ItemState.REMOVING, failures=item.failures + 1, **again)
-        return
+
+
+def give_up_removal(item: RunItem, error: HotfirstError) -> None:
     kept = "The archive is complete, but its" if item.archive_id else "The"
     told = f"{kept} snapshot could not be removed yet; Hotfirst goes on trying. {error}"
     item.transition(ItemState.FAILED, message=told, error_code=error.code, finished_at=timezone.now(), **NO_LEASE)
@@ -240,8 +255,20 @@ def _look_after(run: Run) -> None:
     """The next batch, when fewer items wait than readers could take; the end, when none are left."""
     open_items = RunItem.objects.filter(run=run)
     keep_budget(run)
+    _hint_those_without_room(run)
     if open_items.filter(state=ItemState.QUEUED).exists():
         if open_items.filter(state=ItemState.WAITING).count() < run.readers:
             hint_coordinator(run)
     else:
         finish_if_done(run)
+
+
+def _hint_those_without_room(run: Run) -> None:
+    """A snapshot has gone: where caps hold, other runs may have waited for its place; the tenant with the fewest open
+    snapshots first, this run last."""
+    capped = Q(vm__vcenter__snapshots_per_datastore__gt=0) | Q(vm__vcenter__snapshots_per_host__gt=0)
+    left = RunItem.objects.filter(capped, state=ItemState.QUEUED, run__state=RunState.RUNNING, run__paused_at=None)
+    holding = Count("tenant__run_items", filter=Q(tenant__run_items__state__in=HOLDING))
+    others = Run.objects.filter(pk__in=left.values("run")).exclude(pk=run.pk)
+    for other in others.annotate(open_snapshots=holding).order_by("open_snapshots"):
+        hint_coordinator(other)

@@ -19,6 +19,7 @@ SHOWN: dict[str, tuple[str, Q]] = {
     "good": ("Backed up", Q(state=ItemState.SUCCEEDED)),
 }
 MOST_NAMED = 6
+HELD_FROM = Coalesce("held_since", "snapshot_at")
 
 
 class SecondsBetween(Func):
@@ -45,7 +46,7 @@ def progress_of(items: QuerySet[RunItem], now: datetime) -> dict[str, Any]:
         share=Sum(_share()),
         exposure_kb=Sum(F("load_kbps") * held_s),
         longest_hold_s=Max(held_s),
-        begin=Min("snapshot_at"),
+        begin=Min(HELD_FROM),
         top_kbps=Max("load_kbps"),
         **{name: Sum(name) for name in ("bytes_read", "bytes_new", "bytes_stored", "grown_bytes")},
     )
@@ -61,7 +62,7 @@ def progress_of(items: QuerySet[RunItem], now: datetime) -> dict[str, Any]:
 def _held_s(now: datetime) -> Any:
     """So far, while the snapshot is there; with what it was held before it was given back."""
     until = Case(When(state__in=ITEM_FINAL, then=F("finished_at")), default=Value(now), output_field=DateTimeField())
-    return Coalesce(SecondsBetween(Coalesce("removed_at", until), F("snapshot_at")), 0.0) + F("earlier_hold_s")
+    return Coalesce(SecondsBetween(Coalesce("removed_at", until), HELD_FROM), 0.0) + F("earlier_hold_s")
 
 
 def _share() -> Case:

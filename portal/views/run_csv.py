@@ -60,7 +60,7 @@ def _cells(item: RunItem, batch_begin: datetime | None, forecast: dict[str, floa
         None if skew_s is None else round(1000 * skew_s),
         None if item.hold_s is None else round(item.hold_s + item.earlier_hold_s, 3),
         forecast.get("growth_kb"), item.grown_bytes,
-        seconds(item.snapshot_at, item.archiving_at), seconds(item.archiving_at, item.archived_at),
+        seconds(item.held_from, item.archiving_at), seconds(item.archiving_at, item.archived_at),
         seconds(item.removing_at, item.removed_at), consistency(item), item.transport,
         item.bytes_read, item.bytes_new, item.bytes_stored, extent(item), item.reason,
         item.state, item.message,

@@ -89,7 +89,7 @@ def _lane(
     return Lane(
         item=item,
         spans=[_span(kind, a, b, start, scale) for kind, a, b in _phases(item, now)],
-        snapshot_left=(item.snapshot_at - start).total_seconds() * scale if item.snapshot_at else None,
+        snapshot_left=(item.held_from - start).total_seconds() * scale if item.held_from else None,
         load_percent=max(100 * item.load_kbps / top_kbps, 1.5) if item.load_kbps else 0,
         hold_s=hold_s,
         exposure_kb=None if hold_s is None else hold_s * item.load_kbps,
@@ -101,17 +101,17 @@ def _lane(
 def held_s(item: RunItem, now: datetime) -> float | None:
     """So far, while the snapshot is there; with what it was held before it was given back."""
     end = item.removed_at or (item.finished_at if item.state in ITEM_FINAL else now)
-    if not item.snapshot_at or not end:
+    if not item.held_from or not end:
         return item.earlier_hold_s or None
-    return max((end - item.snapshot_at).total_seconds(), 0.0) + item.earlier_hold_s
+    return max((end - item.held_from).total_seconds(), 0.0) + item.earlier_hold_s
 
 
 def _phases(item: RunItem, now: datetime) -> list[tuple[str, datetime, datetime]]:
     end = item.removed_at or (item.finished_at if item.state in ITEM_FINAL else None) or now
     read = item.archived_at or item.removing_at
-    marks = [("waiting", item.snapshot_at), ("archiving", item.archiving_at), ("removing", read)]
+    marks = [("waiting", item.held_from), ("archiving", item.archiving_at), ("removing", read)]
     begun = [(kind, at) for kind, at in marks if at]
-    if not item.snapshot_at:
+    if not item.held_from:
         return []
     ends = [at for _, at in begun[1:]] + [end]
     return [(kind, at, max(until, at)) for (kind, at), until in zip(begun, ends, strict=True)]

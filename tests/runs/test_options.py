@@ -137,7 +137,7 @@ def test_a_vm_that_waits_beyond_the_budget_is_tried_again_alone(plan: Plan, plat
 
 def held_too_long(run: Run, name: str) -> None:
     long_ago = timezone.now() - timedelta(seconds=3700)
-    RunItem.objects.filter(run=run, vm_name=name).update(snapshot_at=long_ago)
+    RunItem.objects.filter(run=run, vm_name=name).update(held_since=long_ago)
     tick()
 
 
@@ -146,7 +146,7 @@ def test_an_archive_that_goes_beyond_the_budget_is_stopped_and_its_snapshot_goes
 ) -> None:
     run = start_run(None, with_options(plan, hold_budget_s=3600, over_budget="skip"))
     coordinate(str(run.pk))
-    RunItem.objects.filter(run=run).update(snapshot_at=timezone.now() - timedelta(seconds=3700))
+    RunItem.objects.filter(run=run).update(held_since=timezone.now() - timedelta(seconds=3700))
     item = claim()
     assert item
     assert "longer than the plan allows" in (_why_stop(item) or "")
@@ -197,19 +197,22 @@ def test_a_cap_on_a_hosts_readers_holds_back_the_next(plan: Plan) -> None:
 
 def test_nothing_new_starts_on_a_datastore_that_is_too_slow(plan: Plan, platform: FakePlatform, finish) -> None:
     VCenter.objects.update(latency_stop_ms=30)
-    for name in ("store1", "store2"):
-        platform.set_latency(name, 45.0)
     run = start_run(None, plan)
     coordinate(str(run.pk))
-    assert claim() is None
+    answer_in(platform, 45.0)
     tick()
+    assert claim() is None
     assert "45 ms" in run.items.filter(state=ItemState.WAITING)[0].held_back
-    for name in ("store1", "store2"):
-        platform.set_latency(name, 5.0)
-    VCenter.objects.get().datastores.update(measured_at=timezone.now() - timedelta(seconds=30))
+    answer_in(platform, 5.0)
     tick()
     finish(run)
     assert run.state == RunState.SUCCEEDED
+
+
+def answer_in(platform: FakePlatform, latency_ms: float) -> None:
+    for name in ("store1", "store2"):
+        platform.set_latency(name, latency_ms)
+    VCenter.objects.get().datastores.update(measured_at=timezone.now() - timedelta(seconds=30))
 
 
 def test_a_datastore_that_would_run_full_gets_no_snapshot_and_the_tenant_is_told(

@@ -16,6 +16,7 @@ def done(name: str, load_kbps: float, begins_s: float, ends_s: float) -> Done:
         name=name,
         load_kbps=load_kbps,
         snapshot_at=START,
+        held_since=START,
         archiving_at=START + timedelta(seconds=begins_s),
         removed_at=START + timedelta(seconds=ends_s),
     )
@@ -47,6 +48,11 @@ def test_a_run_in_which_nothing_was_archived_has_nothing_to_tell() -> None:
 def test_a_snapshot_that_was_given_back_counts_all_the_same() -> None:
     told = report([replace(done("busy", 100, 0, 10), earlier_hold_s=5)], readers=1)
     assert told["exposure_kb"] == 100 * 15
+
+
+def test_a_snapshot_that_no_archive_came_of_counts_too() -> None:
+    told = report([done("busy", 100, 0, 10)], readers=1, in_vain_kb=500)
+    assert (told["exposure_kb"], told["in_vain_kb"]) == (1500, 500)
 
 
 @given(
