@@ -64,6 +64,22 @@ def damaged(tenant_id: str) -> str:
     return f"{tenant(tenant_id)}/damaged/"
 
 
+def clock(tenant_id: str) -> str:
+    return f"{tenant(tenant_id)}/clock/"
+
+
+def key_objects(tenant_id: str) -> str:
+    return f"{tenant(tenant_id)}/keys/"
+
+
+def locks(tenant_id: str) -> str:
+    return f"{tenant(tenant_id)}/locks/"
+
+
+def archive_locks(tenant_id: str, archive_id: str) -> str:
+    return f"{locks(tenant_id)}{_checked(archive_id)}/"
+
+
 def _checked(name: str) -> str:
     """Ids become parts of paths."""
     if not NAME.fullmatch(name):
