@@ -1,15 +1,15 @@
 """Deletes what no archive refers to. FORMAT.md, section 8, says why this is safe beside running writers and after a
 kill at any point; each step below may be repeated."""
 
-import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 
 from backups.archive import index as index_files
-from backups.archive import layout, manifest, refused, sessions
+from backups.archive import layout, locks, manifest, refused, sessions
 from backups.archive.chunks import ChunkSource
+from backups.archive.clock import store_time
 from backups.archive.index import Index, IndexFile
 from backups.archive.keys import TenantKeys
 from backups.archive.layout import PackRef
@@ -17,7 +17,7 @@ from backups.archive.manifest import Manifest
 from backups.archive.maps import ZERO_ID, DiskMap
 from backups.archive.sessions import SeenSession
 from backups.archive.store import ObjectMissing, ObjectStore
-from backups.errors import ArchiveDamaged, Conflict, InvalidRequest
+from backups.errors import ArchiveDamaged, ArchiveMissing, Conflict, InvalidRequest
 
 CLOCK_SLACK_S = 10.0
 """Two times of one store that are nearer than this count as equal, whatever the safer reading is."""
@@ -35,7 +35,12 @@ class Collected:
 
 
 def delete_archive(store: ObjectStore, tenant_id: str, archive_id: str) -> None:
-    """From now on it is missing; `collect` frees its space after a grace period. Nothing to do if it has gone."""
+    """From now on it is missing; `collect` frees its space after a grace period, until which `undelete_archive`
+    brings it back. Nothing to do if it has gone. Raises Conflict while it is locked."""
+    if until := locks.locked_until(store, tenant_id, archive_id):
+        raise Conflict(
+            f"Archive {archive_id} is locked until {until:%Y-%m-%d %H:%M} UTC; it can be deleted after that."
+        )
     name, tomb = layout.archive(tenant_id, archive_id), layout.deleted_archive(tenant_id, archive_id)
     with suppress(ObjectMissing):
         content = store.get(name)
@@ -44,6 +49,37 @@ def delete_archive(store: ObjectStore, tenant_id: str, archive_id: str) -> None:
         with suppress(Conflict):
             store.put(tomb, content)
         store.delete(name)
+
+
+def undelete_archive(store: ObjectStore, tenant_id: str, archive_id: str) -> None:
+    """Raises ArchiveMissing when the grace period is over; Conflict if the archive is there already."""
+    name, tomb = layout.archive(tenant_id, archive_id), layout.deleted_archive(tenant_id, archive_id)
+    over = ArchiveMissing(f"Archive {archive_id} cannot be brought back: its time among the deleted ones is over.")
+    try:
+        store.put(name, store.get(tomb))
+    except ObjectMissing as error:
+        raise over from error
+    # gc forgets a tomb before it lists the archives: as long as the tomb is there, it will see this one. The tomb
+    # stays until then, so that whoever lists both folders meanwhile finds the archive in one of them.
+    if not store.exists(tomb):
+        store.delete(name)
+        raise over
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletedArchive:
+    """`deleted_s` by the store's clock."""
+
+    archive_id: str
+    deleted_s: float
+
+
+def deleted_archives(store: ObjectStore, tenant_id: str) -> list[DeletedArchive]:
+    """Those that can be brought back."""
+    tombs = {stored.name.rpartition("/")[2]: stored.modified_s for stored in store.list(layout.deleted(tenant_id))}
+    for stored in store.list(layout.archives(tenant_id)):
+        tombs.pop(stored.name.rpartition("/")[2], None)
+    return [DeletedArchive(archive_id=archive_id, deleted_s=at) for archive_id, at in sorted(tombs.items())]
 
 
 def collect(store: ObjectStore, tenant_id: str, keys: TenantKeys, *, grace_s: float) -> Collected:
@@ -58,9 +94,10 @@ def collect(store: ObjectStore, tenant_id: str, keys: TenantKeys, *, grace_s: fl
 class _Collection:
     def __init__(self, store: ObjectStore, keys: TenantKeys, grace_s: float) -> None:
         self._store, self._keys, self._tenant_id, self._grace_s = store, keys, keys.tenant_id, grace_s
-        self._now_s = _store_time(store, self._tenant_id)
+        self._now_s = store_time(store, self._tenant_id)
 
     def run(self) -> Collected:
+        self._heal_condemned()
         # The order matters: packs, sessions, manifests, index. A session that is not seen here has either ended,
         # and its manifest and index are seen, or begins after what is condemned already and leaves it alone.
         packs = {layout.pack_ref(stored.name): stored for stored in self._store.list(layout.packs(self._tenant_id))}
@@ -78,6 +115,18 @@ class _Collection:
             bytes_deleted=sum(packs[ref].size_bytes for ref in doomed & packs.keys()),
             archives_forgotten=forgotten,
         )
+
+    def _heal_condemned(self) -> None:
+        """A condemned list that cannot be read may have hidden old indexes, which name packs that have gone. They are
+        written anew without those packs; then the list is not needed any more."""
+        unreadable = [c for c in refused.load_condemned(self._store, self._tenant_id) if not c.readable]
+        if not unreadable:
+            return
+        index = Index.open(self._store, self._keys)
+        there = {layout.pack_ref(stored.name) for stored in self._store.list(layout.packs(self._tenant_id))}
+        self._rewrite_indexes(index, frozenset(ref for file in index.files for ref, _ in file.packs) - there)
+        for one in unreadable:
+            self._store.delete(one.name)
 
     def _delete_condemned(
         self, alive: list[SeenSession], index: Index, needed: frozenset[PackRef]
@@ -110,7 +159,9 @@ class _Collection:
 
     def _forget_deleted_archives(self, alive: list[SeenSession]) -> int:
         stored = list(self._store.list(layout.deleted(self._tenant_id)))
-        old = [s for s in stored if self._outlived(s.modified_s, alive)]
+        locked = locks.locked(self._store, self._tenant_id, self._now_s)
+        locks.forget_expired(self._store, self._tenant_id, self._now_s)
+        old = [s for s in stored if self._outlived(s.modified_s, alive) and s.name.rpartition("/")[2] not in locked]
         for tomb in old:
             self._store.delete(tomb.name)
         return len(old)
@@ -177,15 +228,3 @@ class _Collection:
 
 def _names_any(file: IndexFile, packs: frozenset[PackRef]) -> bool:
     return any(ref in packs for ref, _ in file.packs)
-
-
-def _store_time(store: ObjectStore, tenant_id: str) -> float:
-    """Now, by the store's own clock: hosts' clocks differ."""
-    name = f"{layout.tenant(tenant_id)}/clock/{secrets.token_hex(8)}"
-    store.put(name, b"")
-    try:
-        return next(
-            stored.modified_s for stored in store.list(f"{layout.tenant(tenant_id)}/clock/") if stored.name == name
-        )
-    finally:
-        store.delete(name)

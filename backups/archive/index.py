@@ -173,6 +173,17 @@ def check_stored(name: str, view: memoryview) -> None:
         raise IndexDamaged(name)
 
 
+def named_packs(view: memoryview) -> set[PackRef]:
+    """By an index whose stored hash is right; needs no key."""
+    if len(view) < FOOTER.size:
+        return set()
+    *_, count, pack_count, _, _ = FOOTER.unpack(view[len(view) - FOOTER.size :])
+    packs_at = count * ENTRY.size
+    if packs_at + pack_count * PACK.size > len(view):
+        return set()
+    return {PackRef(s.hex(), n) for s, n, _ in PACK.iter_unpack(view[packs_at : packs_at + pack_count * PACK.size])}
+
+
 def repair(store: ObjectStore, keys: TenantKeys) -> int:
     """Indexes the packs that no sound index file names, from their own tables, and condemns the broken files.
     Returns the number of packs."""

@@ -5,15 +5,18 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from backups.archive import index, layout, manifest, packs, refused
+from backups.archive import documents, index, layout, manifest, packs, refused
 from backups.archive.chunks import RecordDamaged
 from backups.archive.keys import TenantKeys
+from backups.archive.layout import PackRef
 from backups.archive.packs import Entry
 from backups.archive.reader import ArchiveReader
 from backups.archive.store import ObjectMissing, ObjectStore, StoredObject
 from backups.errors import ArchiveDamaged
 
 READ_BYTES = 4 * 1024 * 1024
+SCRUBBED = ("packs", "index", "archives", "deleted", "condemned", "damaged", "keys")
+"""All folders of a tenant but those whose objects are empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +42,12 @@ def _never() -> None:
 def scrub(
     store: ObjectStore, tenant_id: str, *, part: int = 0, parts: int = 1, check: Callable[[], None] = _never
 ) -> ScrubReport:
-    """Compares all that is stored with its hashes; needs no key. Of `parts` shares of about the same size only one
-    is read, so that a week of nights, say, goes round once. Never raises for damage: the report names it."""
+    """Compares all that is stored with its hashes, and looks for packs that are missing; needs no key. Of `parts`
+    shares of about the same size only one is read, so that a week of nights, say, goes round once. Never raises for
+    damage: the report names it."""
     report = ScrubReport()
+    if part == 0:
+        report.damages += _missing_packs(store, tenant_id)
     for stored in _share(store, tenant_id, part, parts):
         check()
         report.objects += 1
@@ -96,7 +102,7 @@ def _mark(store: ObjectStore, tenant_id: str, damages: list[Damage]) -> None:
 
 
 def _share(store: ObjectStore, tenant_id: str, part: int, parts: int) -> Iterator[StoredObject]:
-    for prefix in (layout.packs(tenant_id), layout.indexes(tenant_id), layout.archives(tenant_id)):
+    for prefix in (f"{layout.tenant(tenant_id)}/{folder}/" for folder in SCRUBBED):
         for stored in store.list(prefix):
             if zlib.crc32(stored.name.encode()) % parts == part:
                 yield stored
@@ -108,11 +114,40 @@ def _scrub_object(store: ObjectStore, tenant_id: str, name: str) -> Damage | Non
             return _scrub_pack(store, name)
         if name.startswith(layout.indexes(tenant_id)):
             index.check_stored(name, store.view(name))
-        else:
+        elif name.startswith((layout.archives(tenant_id), layout.deleted(tenant_id))):
             manifest.split(store.get(name), name)
+        else:
+            documents.decode(store.get(name), name)
     except ArchiveDamaged as error:
         return Damage(name=name, reason=str(error))
     return None
+
+
+def _missing_packs(store: ObjectStore, tenant_id: str) -> list[Damage]:
+    """Packs that an index names and that are not there. gc may take an index and then its packs away meanwhile, so
+    what is missed is looked for once more."""
+    named = {name: _named_packs(store, name) for name in _indexes_in_use(store, tenant_id)}
+    there = {layout.pack_ref(stored.name) for stored in store.list(layout.packs(tenant_id))}
+    missed = {name: refs - there for name, refs in named.items() if refs - there}
+    still = set(_indexes_in_use(store, tenant_id)) if missed else set()
+    missing = sorted(set().union(*(refs for name, refs in missed.items() if name in still)))
+    names = [layout.pack(tenant_id, ref) for ref in missing]
+    return [Damage(name=name, reason=f"Pack {name} is missing.") for name in names if not store.exists(name)]
+
+
+def _indexes_in_use(store: ObjectStore, tenant_id: str) -> list[str]:
+    condemned = refused.load(store, tenant_id).indexes
+    return [stored.name for stored in store.list(layout.indexes(tenant_id)) if stored.name not in condemned]
+
+
+def _named_packs(store: ObjectStore, name: str) -> set[PackRef]:
+    """None of an index that is damaged: the scrub names it."""
+    try:
+        view = store.view(name)
+        index.check_stored(name, view)
+    except (ArchiveDamaged, ObjectMissing):
+        return set()
+    return index.named_packs(view)
 
 
 def _scrub_pack(store: ObjectStore, name: str) -> Damage | None:

@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock
 from typing import Any, Self
 
-from backups.archive import layout, manifest, sink
+from backups.archive import layout, manifest, marks, sink
 from backups.archive.index import Index
 from backups.archive.keys import TenantKeys
 from backups.archive.manifest import DiskEntry, Manifest
@@ -124,6 +124,7 @@ class ArchiveWriter:
         `progress` are called on the caller's thread; what they raise stops the work."""
         if base is not None:
             self._check_base(base, label, capacity_bytes)
+        areas = marks.with_lost_areas(areas, base, self._sink.index)
         self._usable = False
         work = _DiskWork(self._sink, self._keys, capacity_bytes, read, areas, base)
         work.run(check, progress)
