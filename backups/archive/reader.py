@@ -1,6 +1,6 @@
 """Reads one archive."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -70,6 +70,9 @@ class ArchiveReader:
         disk = self._disk(key)
         return DiskMap(disk.capacity_bytes, disk.page_ids, lambda page_id: self._source.load(page_id), self.archive_id)
 
+    def capacity_bytes(self, key: int) -> int:
+        return self._disk(key).capacity_bytes
+
     def read(self, key: int, start: int, length: int) -> bytes:
         """Shorter at the disk's end."""
         self._need_private_key()
@@ -84,6 +87,27 @@ class ArchiveReader:
         self._need_private_key()
         for runs in in_parallel(self._runs_of, self._batches(key), threads):
             yield from runs
+
+    def deliver(self, key: int, write: Callable[[int, bytes], int], *, threads: int = 2) -> Iterator[int]:
+        """Calls `write` for each chunk that is not zeros, from several threads, in about the order of the disk, and
+        gives the sums of its answers."""
+        self._need_private_key()
+
+        def work(batch: Batch) -> int:
+            loaded = self._source.load_many({chunk_id for _, chunk_id in batch})
+            return sum(write(chunk * CHUNK_BYTES, loaded[chunk_id]) for chunk, chunk_id in batch)
+
+        return in_parallel(work, self._batches(key), threads)
+
+    def holes(self, key: int) -> Iterator[tuple[int, int]]:
+        """Where the disk is nothing but zeros: start and end of each run of whole chunks. Reads no data."""
+        at, capacity_bytes = 0, self.capacity_bytes(key)
+        for chunk, _ in self.disk_map(key).ids():
+            if chunk * CHUNK_BYTES > at:
+                yield at, chunk * CHUNK_BYTES
+            at = min(capacity_bytes, (chunk + 1) * CHUNK_BYTES)
+        if at < capacity_bytes:
+            yield at, capacity_bytes
 
     def damages(self, key: int, *, threads: int = 2) -> Iterator[tuple[int, list[RecordDamaged]]]:
         """Reads, opens and compares everything: for each batch its bytes, and what of it is damaged."""
