@@ -90,10 +90,14 @@ class PackWriter:
         nonce = os.urandom(NONCE_BYTES)
         record[:NONCE_BYTES] = nonce
         record_cipher(self._key, record_id).encrypt_into(nonce, data, record_id, record[NONCE_BYTES:])
+        return self.add_record(record_id, record, raw_bytes)
+
+    def add_record(self, record_id: bytes, record: bytes | memoryview, raw_bytes: int) -> int:
+        """As it is, encrypted. Returns the bytes stored."""
         self._object.write(record)
-        self.entries.append(Entry(record_id, self.size_bytes, length, raw_bytes, checksum(record)))
-        self.size_bytes += length
-        return length
+        self.entries.append(Entry(record_id, self.size_bytes, len(record), raw_bytes, checksum(record)))
+        self.size_bytes += len(record)
+        return len(record)
 
     def finish(self) -> None:
         table = b"".join(ENTRY.pack(*entry) for entry in self.entries)

@@ -163,18 +163,8 @@ class ArchiveWriter:
             disks=tuple(self._disks),
             sealed=manifest.seal_private_part(self._keys, archive_id, config, extra),
         )
-        self._publish(layout.archive(self._keys.tenant_id, archive_id), manifest.encode(made, self._keys))
+        self._session.publish(layout.archive(self._keys.tenant_id, archive_id), manifest.encode(made, self._keys))
         return self._stats
-
-    def _publish(self, name: str, encoded: bytes) -> None:
-        """A process that was suspended for hours may wake up here, after gc gave its session up."""
-        self._session.assert_alive()
-        self._store.put(name, encoded)
-        try:
-            self._session.assert_alive()
-        except BaseException:
-            self._store.delete(name)
-            raise
 
 
 @dataclass
