@@ -85,10 +85,11 @@ class ObjectStore(Protocol):
 class FolderStore:
     """A folder of a local or network file system."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, writable: bool = True) -> None:
+        """Not `writable`: it is only read, as from a copy on a read-only medium."""
         self.root = Path(root)
         self._check_marker()
-        if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+        if writable and not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
             raise RepositoryUnavailable(f"The repository {self.root} cannot be written; check its owner and mount.")
 
     @classmethod

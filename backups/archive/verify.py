@@ -1,6 +1,7 @@
 """Finds out whether what is stored is still what was written. What is found damaged is marked: writers store such
 chunks again when they meet them."""
 
+import logging
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from backups.archive.layout import PackRef
 from backups.archive.packs import Entry
 from backups.archive.reader import ArchiveReader
 from backups.archive.store import ObjectMissing, ObjectStore, StoredObject
-from backups.errors import ArchiveDamaged
+from backups.errors import ArchiveDamaged, RepositoryFull, RepositoryUnavailable
 
+log = logging.getLogger(__name__)
 READ_BYTES = 4 * 1024 * 1024
 SCRUBBED = ("packs", "index", "archives", "deleted", "condemned", "damaged", "keys")
 """All folders of a tenant but those whose objects are empty."""
@@ -98,7 +100,12 @@ def _mark(store: ObjectStore, tenant_id: str, damages: list[Damage]) -> None:
         ref = layout.pack_ref(damage.name)
         new = [chunk for chunk in damage.chunks if not known.refuses(ref, chunk)]
         if new or (not damage.chunks and ref not in known.packs):
-            refused.mark_damaged(store, tenant_id, ref, new)
+            try:
+                refused.mark_damaged(store, tenant_id, ref, new)
+            except (RepositoryUnavailable, RepositoryFull) as error:
+                # Of a read-only copy, say: what was found is told all the same.
+                log.warning("Damage of %s could not be marked: %s", damage.name, error)
+                return
 
 
 def _share(store: ObjectStore, tenant_id: str, part: int, parts: int) -> Iterator[StoredObject]:
