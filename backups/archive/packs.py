@@ -24,6 +24,8 @@ CHECK_BYTES = 16
 OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
 TARGET_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 512
+MAX_RAW_BYTES = 256 * 1024
+"""Of a record: a chunk, or a page."""
 
 
 class Kind(IntEnum):

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from backups.archive import manifest
-from backups.archive.chunks import ChunkSource, RecordDamaged, in_parallel
+from backups.archive.chunks import ChunkSource, Record, RecordDamaged, in_parallel
 from backups.archive.index import Index
 from backups.archive.keys import TenantKeys
 from backups.archive.manifest import DiskEntry
@@ -17,6 +17,9 @@ from backups.archive.store import ObjectStore
 from backups.errors import InvalidRequest, KeyUnavailable
 
 BATCH_CHUNKS = 16
+MAX_CHECKED = 500_000
+CHECKED_PREFIX = 12
+"""Bytes of an id that are remembered: ids are keyed hashes, so that 12 tell them apart."""
 
 Run = tuple[int, bytes]
 Batch = list[tuple[int, bytes]]
@@ -38,6 +41,7 @@ class ArchiveReader:
         self.archive_id = archive_id
         self._store, self._keys = store, keys
         self._manifest = manifest.load(store, keys, archive_id)
+        self._checked: set[bytes] = set()
 
     @property
     def backup_time(self) -> datetime:
@@ -88,14 +92,14 @@ class ArchiveReader:
         for runs in in_parallel(self._runs_of, self._batches(key), threads):
             yield from runs
 
-    def deliver(self, key: int, write: Callable[[int, bytes], int], *, threads: int = 2) -> Iterator[int]:
+    def deliver(self, key: int, write: Callable[[int, Record], int], *, threads: int = 2) -> Iterator[int]:
         """Calls `write` for each chunk that is not zeros, from several threads, in about the order of the disk, and
-        gives the sums of its answers."""
+        gives the sums of its answers. The data are overwritten when `write` returns."""
         self._need_private_key()
 
         def work(batch: Batch) -> int:
-            loaded = self._source.load_many({chunk_id for _, chunk_id in batch})
-            return sum(write(chunk * CHUNK_BYTES, loaded[chunk_id]) for chunk, chunk_id in batch)
+            places = _places(batch)
+            return sum(write(chunk * CHUNK_BYTES, data) for i, data in self._source.each(places) for chunk in places[i])
 
         return in_parallel(work, self._batches(key), threads)
 
@@ -119,11 +123,15 @@ class ArchiveReader:
         return iter(lambda: list(islice(ids, BATCH_CHUNKS)), [])
 
     def _damages_of(self, batch: Batch) -> tuple[int, list[RecordDamaged]]:
-        ids = {chunk_id for _, chunk_id in batch}
+        """Chunks that several disks share are checked once, as far as they are remembered."""
+        ids = {chunk_id for _, chunk_id in batch if chunk_id[:CHECKED_PREFIX] not in self._checked}
         try:
-            return sum(map(len, self._source.load_many(ids).values())), []
+            length = sum(len(data) for _, data in self._source.each(ids))
         except RecordDamaged:
             return 0, [error for chunk_id in ids if (error := self._damage_of(chunk_id))]
+        if len(self._checked) < MAX_CHECKED:
+            self._checked.update(chunk_id[:CHECKED_PREFIX] for chunk_id in ids)
+        return length, []
 
     def _damage_of(self, chunk_id: bytes) -> RecordDamaged | None:
         try:
@@ -133,7 +141,7 @@ class ArchiveReader:
         return None
 
     def _runs_of(self, batch: Batch) -> list[Run]:
-        loaded = self._source.load_many({chunk_id for _, chunk_id in batch})
+        loaded = {chunk_id: bytes(data) for chunk_id, data in self._source.each(_places(batch))}
         runs: list[tuple[int, list[bytes]]] = []
         expected = -1
         for chunk, chunk_id in batch:
@@ -158,3 +166,11 @@ class ArchiveReader:
     def _need_private_key(self) -> None:
         if self._keys.private_key is None:
             raise KeyUnavailable("Reading an archive needs the tenant's private key, which is not on this host.")
+
+
+def _places(batch: Batch) -> dict[bytes, list[int]]:
+    """Where each chunk belongs."""
+    places: dict[bytes, list[int]] = {}
+    for chunk, chunk_id in batch:
+        places.setdefault(chunk_id, []).append(chunk)
+    return places
