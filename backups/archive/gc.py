@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from backups.archive import index as index_files
-from backups.archive import layout, locks, manifest, refused, sessions
+from backups.archive import layout, locks, manifest, refused, repacking, sessions
 from backups.archive.chunks import ChunkSource
 from backups.archive.clock import store_time
 from backups.archive.index import Index, IndexFile
@@ -15,8 +15,9 @@ from backups.archive.keys import TenantKeys
 from backups.archive.layout import PackRef
 from backups.archive.manifest import Manifest
 from backups.archive.maps import ZERO_ID, DiskMap
+from backups.archive.repacking import Needed
 from backups.archive.sessions import SeenSession
-from backups.archive.store import ObjectMissing, ObjectStore
+from backups.archive.store import ObjectMissing, ObjectStore, StoredObject
 from backups.errors import ArchiveDamaged, ArchiveMissing, Conflict, InvalidRequest
 
 CLOCK_SLACK_S = 10.0
@@ -32,6 +33,7 @@ class Collected:
     packs_deleted: int
     bytes_deleted: int
     archives_forgotten: int
+    packs_moved: int
 
 
 def delete_archive(store: ObjectStore, tenant_id: str, archive_id: str) -> None:
@@ -83,9 +85,10 @@ def deleted_archives(store: ObjectStore, tenant_id: str) -> list[DeletedArchive]
 
 
 def collect(store: ObjectStore, tenant_id: str, keys: TenantKeys, *, grace_s: float) -> Collected:
-    """Condemns packs that no archive refers to, and deletes those that an earlier call condemned more than
-    `grace_s` ago. Raises ArchiveDamaged, and deletes nothing, while any archive's map cannot be read: what it
-    refers to would be lost. Needs no private key; one call at a time for each tenant."""
+    """Condemns packs that no archive refers to, deletes those that an earlier call condemned more than `grace_s`
+    ago, and empties those of which little is needed any more. Raises ArchiveDamaged, and deletes nothing, while any
+    archive's map cannot be read: what it refers to would be lost. Needs no private key; one call at a time for each
+    tenant."""
     if keys.tenant_id != tenant_id:
         raise InvalidRequest("These keys belong to another tenant.")
     return _Collection(store, keys, grace_s).run()
@@ -105,15 +108,17 @@ class _Collection:
         forgotten = self._forget_deleted_archives(alive)
         manifests = list(self._manifest_names())
         index = Index.open(self._store, self._keys)
-        needed = self._needed_packs(manifests, index)
-        doomed = self._delete_condemned(alive, index, needed)
-        unneeded = self._condemn(alive, packs.keys() - needed - doomed)
+        needed = self._needed(manifests, index)
+        doomed = self._delete_condemned(alive, index, needed.packs)
+        moved = self._move_out_of_sparse_packs(alive, packs, needed, manifests)
+        unneeded = self._condemn(alive, packs.keys() - needed.packs - doomed | moved)
         self._store.sweep(UNFINISHED_KEPT_S)
         return Collected(
             packs_condemned=len(unneeded),
             packs_deleted=len(doomed & packs.keys()),
             bytes_deleted=sum(packs[ref].size_bytes for ref in doomed & packs.keys()),
             archives_forgotten=forgotten,
+            packs_moved=len(moved),
         )
 
     def _heal_condemned(self) -> None:
@@ -134,7 +139,7 @@ class _Collection:
         """Indexes first: a writer must never find a chunk there whose pack has gone. What is needed again since it
         was condemned is spared."""
         condemned = refused.load_condemned(self._store, self._tenant_id)
-        ripe = [c for c in condemned if self._outlived(c.modified_s, alive)]
+        ripe = [c for c in condemned if c.readable and self._outlived(c.modified_s, alive)]
         doomed = frozenset[PackRef]().union(*(c.packs for c in ripe)) - needed
         self._rewrite_indexes(index, doomed)
         for ref in doomed:
@@ -146,6 +151,23 @@ class _Collection:
             # Last: as long as it is there, writers leave its packs alone.
             self._store.delete(one.name)
         return doomed
+
+    def _move_out_of_sparse_packs(
+        self, alive: list[SeenSession], packs: dict[PackRef, StoredObject], needed: Needed, manifests: list[str]
+    ) -> set[PackRef]:
+        """Those of running sessions, and those that nobody may rely on, stay as they are."""
+        index = Index.open(self._store, self._keys)
+        working = {session.id for session in alive}
+        sizes = {
+            ref: stored.size_bytes
+            for ref, stored in packs.items()
+            if ref.session not in working and ref not in index.refusals.packs
+        }
+        sparse = needed.sparse(sizes)
+        if not sparse or index.refusals.everything:
+            return set()
+        ids = self._referenced_ids(manifests, ChunkSource(self._store, self._keys, index))
+        return repacking.move_out(self._store, self._keys, index, ids, {ref: sizes[ref] for ref in sparse})
 
     def _condemn(self, alive: list[SeenSession], unneeded: set[PackRef]) -> set[PackRef]:
         """Packs of sessions at work are not in any manifest yet."""
@@ -171,11 +193,11 @@ class _Collection:
         old_sessions = [s for s in alive if s.started_s <= since_s + CLOCK_SLACK_S]
         return self._now_s - since_s >= self._grace_s and not old_sessions
 
-    def _needed_packs(self, manifests: list[str], index: Index) -> frozenset[PackRef]:
+    def _needed(self, manifests: list[str], index: Index) -> Needed:
         """One good copy of each chunk is enough. Where there is none, all of its copies are kept: a condemned one
         is rescued, and of a damaged one something may be left."""
         source = ChunkSource(self._store, self._keys, index)
-        needed: set[PackRef] = set()
+        needed = Needed()
         for record_id in self._referenced_ids(manifests, source):
             location = index.find(record_id)
             copies = [location] if location else list(index.copies(record_id))
@@ -184,10 +206,11 @@ class _Collection:
                     f"Chunk {record_id.hex()} of an archive is in no pack of the index. Nothing was deleted; check "
                     "this tenant's archives and delete the damaged ones."
                 )
-            needed.update(copy.pack for copy in copies)
+            for copy in copies:
+                needed.add(record_id, copy)
         for error in index.broken.values():
             raise error
-        return frozenset(needed)
+        return needed
 
     def _referenced_ids(self, manifests: list[str], source: ChunkSource) -> Iterator[bytes]:
         seen_pages: set[bytes] = {ZERO_ID}
