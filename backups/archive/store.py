@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
+from backups.archive import marker
 from backups.errors import ArchiveError, ArchiveMissing, Conflict, RepositoryFull, RepositoryUnavailable
 
-FORMAT, VERSION = "hotfirst-repository", 1
-MARKER = "repository.json"
 UNFINISHED = "unfinished"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 MAPPED_FROM_BYTES = 64 * 1024
@@ -105,14 +104,14 @@ class FolderStore:
 
     def _check_marker(self) -> None:
         try:
-            marker = json.loads((self.root / MARKER).read_text())
+            said = json.loads((self.root / marker.NAME).read_text())
         except FileNotFoundError as error:
             raise RepositoryUnavailable(
                 f"{self.root} is not a repository; check that its file system is mounted, or create it first."
             ) from error
         except (OSError, ValueError) as error:
-            raise RepositoryUnavailable(f"{self.root / MARKER} cannot be read: {error}.") from error
-        if marker.get("format") != FORMAT or marker.get("version") != VERSION:
+            raise RepositoryUnavailable(f"{self.root / marker.NAME} cannot be read: {error}.") from error
+        if said.get("format") != marker.FORMAT or said.get("version") != marker.VERSION:
             raise RepositoryUnavailable(f"{self.root} was written by another version; update this product to use it.")
 
     def begin(self, name: str) -> "FolderObject":
@@ -227,19 +226,18 @@ class FolderObject:
 
 def _make_repository(root: Path) -> None:
     try:
-        if (root / MARKER).exists():
+        if (root / marker.NAME).exists():
             return
         root.mkdir(mode=0o700, exist_ok=True)
         if any(path.name not in (UNFINISHED, "lost+found") for path in root.iterdir()):
             raise RepositoryUnavailable(f"{root} holds other files; choose an empty folder for the repository.")
         (root / UNFINISHED).mkdir(mode=0o700, exist_ok=True)
-        marker = {"format": FORMAT, "version": VERSION, "id": secrets.token_hex(16)}
         fresh = root / UNFINISHED / secrets.token_hex(16)
-        with fresh.open("x") as file:
-            json.dump(marker, file)
+        with fresh.open("xb") as file:
+            file.write(marker.encode(secrets.token_hex(16)))
             file.flush()
             os.fsync(file.fileno())
-        fresh.rename(root / MARKER)
+        fresh.rename(root / marker.NAME)
         _sync_folder(root)
     except OSError as error:
         raise RepositoryUnavailable(

@@ -6,14 +6,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from backups.archive import documents, index, layout, manifest, packs, refused
+from backups.archive import documents, index, layout, manifest, marker, packs, refused
 from backups.archive.chunks import RecordDamaged
 from backups.archive.keys import TenantKeys
 from backups.archive.layout import PackRef
 from backups.archive.packs import Entry
 from backups.archive.reader import ArchiveReader
 from backups.archive.store import ObjectMissing, ObjectStore, StoredObject
-from backups.errors import ArchiveDamaged, RepositoryFull, RepositoryUnavailable
+from backups.errors import ArchiveDamaged, ArchiveMissing, RepositoryFull, RepositoryUnavailable
 
 log = logging.getLogger(__name__)
 READ_BYTES = 4 * 1024 * 1024
@@ -49,7 +49,7 @@ def scrub(
     damage: the report names it."""
     report = ScrubReport()
     if part == 0:
-        report.damages += _missing_packs(store, tenant_id)
+        report.damages += [*_damaged_marker(store), *_missing_packs(store, tenant_id)]
     for stored in _share(store, tenant_id, part, parts):
         check()
         report.objects += 1
@@ -85,6 +85,32 @@ def check(
         _mark(store, keys.tenant_id, [_as_damage(keys.tenant_id, error) for error in damages if error.pack])
         raise ArchiveDamaged(f"Archive {archive_id} has {len(damages)} damaged chunks. {damages[0]}")
     return bytes_checked
+
+
+def check_all(store: ObjectStore, keys: TenantKeys, *, check: Callable[[], None] = _never) -> list[str]:
+    """Everything there is to find of one tenant, with all keys: what is stored, every index, every archive. Returns
+    what is wrong, in sentences."""
+    found = [damage.reason for damage in scrub(store, keys.tenant_id, check=check).damages]
+    for name in _indexes_in_use(store, keys.tenant_id):
+        try:
+            index.open_file(store, keys, name).verify()
+        except ArchiveDamaged as error:
+            found.append(str(error))
+        except ObjectMissing:
+            continue
+    for stored in list(store.list(layout.archives(keys.tenant_id))):
+        found += _trouble_of(store, keys, stored.name.rpartition("/")[2], check)
+    return found
+
+
+def _trouble_of(store: ObjectStore, keys: TenantKeys, archive_id: str, keep_going: Callable[[], None]) -> list[str]:
+    try:
+        check(store, keys, archive_id, check=keep_going)
+    except ArchiveDamaged as error:
+        return [str(error)]
+    except ArchiveMissing:
+        return []
+    return []
 
 
 def _as_damage(tenant_id: str, error: RecordDamaged) -> Damage:
@@ -128,6 +154,14 @@ def _scrub_object(store: ObjectStore, tenant_id: str, name: str) -> Damage | Non
     except ArchiveDamaged as error:
         return Damage(name=name, reason=str(error))
     return None
+
+
+def _damaged_marker(store: ObjectStore) -> list[Damage]:
+    try:
+        sound = marker.is_sound(store.get(marker.NAME))
+    except ObjectMissing:
+        sound = False
+    return [] if sound else [Damage(name=marker.NAME, reason=f"{marker.NAME} is damaged; write it anew.")]
 
 
 def _missing_packs(store: ObjectStore, tenant_id: str) -> list[Damage]:
