@@ -1,4 +1,4 @@
-"""Small objects: JSON with the hash of what is stored behind it. FORMAT.md, section 8."""
+"""Small objects: JSON with the hash of what is stored behind it. FORMAT.md, section 9."""
 
 import json
 import secrets
