@@ -163,13 +163,17 @@ class Index:
 
 
 def open_file(store: ObjectStore, keys: TenantKeys, name: str) -> IndexFile:
-    return IndexFile(name, store.view(name), keys.index_key)
+    return IndexFile(name, store.cached_view(name, _is_sound), keys.index_key)
+
+
+def _is_sound(view: memoryview) -> bool:
+    end = len(view) - HASH_BYTES
+    return end >= 0 and blake3(view[:end]).digest() == view[end:]
 
 
 def check_stored(name: str, view: memoryview) -> None:
     """By the hash of what is stored, without any key. Raises IndexDamaged."""
-    end = len(view) - HASH_BYTES
-    if end < 0 or blake3(view[:end]).digest() != view[end:]:
+    if not _is_sound(view):
         raise IndexDamaged(name)
 
 

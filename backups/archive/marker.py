@@ -4,6 +4,8 @@ import json
 
 from blake3 import blake3
 
+from backups.errors import RepositoryUnavailable
+
 NAME = "repository.json"
 FORMAT, VERSION = "hotfirst-repository", 1
 
@@ -19,3 +21,14 @@ def is_sound(data: bytes) -> bool:
         return data == encode(json.loads(data)["id"])
     except (ValueError, KeyError, TypeError):
         return False
+
+
+def check(data: bytes, where: str) -> None:
+    """That this product can use what lies there."""
+    try:
+        said = json.loads(data)
+        ours = (said.get("format"), said.get("version")) == (FORMAT, VERSION)
+    except (ValueError, AttributeError) as error:
+        raise RepositoryUnavailable(f"{NAME} of {where} cannot be read: {error}.") from error
+    if not ours:
+        raise RepositoryUnavailable(f"{where} was written by another version; update this product to use it.")

@@ -1,12 +1,11 @@
 """Where archive objects are kept. An object is written once and never modified."""
 
 import errno
-import json
 import mmap
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from backups.errors import ArchiveError, ArchiveMissing, Conflict, RepositoryFul
 
 UNFINISHED = "unfinished"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 MAPPED_FROM_BYTES = 64 * 1024
 """Smaller objects are read: a mapping costs a file descriptor."""
 
@@ -51,6 +51,9 @@ class ObjectWriter(Protocol):
 class ObjectStore(Protocol):
     """Every call is safe from several threads and processes, and raises RepositoryUnavailable or RepositoryFull."""
 
+    parallel_reads: int
+    """So many ranges at once are read fastest."""
+
     def begin(self, name: str) -> ObjectWriter: ...
 
     def put(self, name: str, data: Data) -> None:
@@ -64,6 +67,10 @@ class ObjectStore(Protocol):
 
     def view(self, name: str) -> memoryview:
         """All of it, mapped if that can be done. Raises ObjectMissing."""
+
+    def cached_view(self, name: str, is_sound: Callable[[memoryview], bool], /) -> memoryview:
+        """Like `view`, perhaps of a copy that this host has kept and that is sound. What is fetched anew is not
+        judged: that is the caller's."""
 
     def exists(self, name: str) -> bool: ...
 
@@ -83,6 +90,8 @@ class ObjectStore(Protocol):
 
 class FolderStore:
     """A folder of a local or network file system."""
+
+    parallel_reads = 2
 
     def __init__(self, root: Path, *, writable: bool = True) -> None:
         """Not `writable`: it is only read, as from a copy on a read-only medium."""
@@ -104,15 +113,14 @@ class FolderStore:
 
     def _check_marker(self) -> None:
         try:
-            said = json.loads((self.root / marker.NAME).read_text())
+            content = (self.root / marker.NAME).read_bytes()
         except FileNotFoundError as error:
             raise RepositoryUnavailable(
                 f"{self.root} is not a repository; check that its file system is mounted, or create it first."
             ) from error
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise RepositoryUnavailable(f"{self.root / marker.NAME} cannot be read: {error}.") from error
-        if said.get("format") != marker.FORMAT or said.get("version") != marker.VERSION:
-            raise RepositoryUnavailable(f"{self.root} was written by another version; update this product to use it.")
+        marker.check(content, str(self.root))
 
     def begin(self, name: str) -> "FolderObject":
         return FolderObject(self, name)
@@ -142,6 +150,9 @@ class FolderStore:
             if os.fstat(file.fileno()).st_size < MAPPED_FROM_BYTES:
                 return memoryview(file.read())
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def cached_view(self, name: str, _is_sound: Callable[[memoryview], bool]) -> memoryview:
+        return self.view(name)
 
     def exists(self, name: str) -> bool:
         try:
@@ -191,7 +202,7 @@ class FolderStore:
 
 
 class FolderObject:
-    """Written under a temporary name, then renamed."""
+    """Written under a temporary name, then given its own."""
 
     def __init__(self, store: FolderStore, name: str) -> None:
         self._store, self._name = store, name
@@ -212,9 +223,10 @@ class FolderObject:
             os.fsync(self._file.fileno())
             self._file.close()
             _make_folders(target.parent)
-            if target.exists():
-                raise Conflict(f"{self._name} exists already and is never overwritten.")
-            self._temporary.rename(target)
+            try:
+                _move(self._temporary, target)
+            except FileExistsError as error:
+                raise Conflict(f"{self._name} exists already and is never overwritten.") from error
             self._temporary = None
             _sync_folder(target.parent)
 
@@ -222,6 +234,21 @@ class FolderObject:
         self._file.close()
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
+
+
+def _move(temporary: Path, target: Path) -> None:
+    """By a second name, because renaming would replace what another writer has just put there; file systems that know
+    no second names leave a moment in which it still may."""
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        temporary.rename(target)
+    else:
+        temporary.unlink()
 
 
 def _make_repository(root: Path) -> None:
