@@ -80,8 +80,10 @@ def prepared(home: Path) -> Path:
 def kill(home: Path, rounds: int, chance: random.Random) -> dict[str, int]:
     watch, found = Worker(home, 0), Counter({"rounds": 0, "lost": 0, "wrong": 0, "keys_lost": 0})
     most_garbage = 0
+    watch.write()
+    watch.write()
     for number in range(rounds):
-        kind = KINDS[number % len(KINDS)] if number > 2 else "write"
+        kind = KINDS[number % len(KINDS)]
         process = started(kind, home, number + 1)
         time.sleep(chance.uniform(0, 0.5))
         found["wrong"] += killed(process)
@@ -138,7 +140,7 @@ def settle(watch: Worker) -> dict[str, int]:
     found = Counter[str]()
     time.sleep(STALE_S + GRACE_S)
     for store in (watch.here, watch.elsewhere):
-        for _ in range(8):
+        for _ in range(6):
             gc.collect(store, TENANT, watch.keys.without_private(), grace_s=GRACE_S)
             time.sleep(GRACE_S)
         store.sweep(0)
@@ -233,6 +235,7 @@ def forget_marks(store: FolderStore, kept: list[str]) -> None:
 
 def together(home: Path, seconds: float, chance: random.Random) -> dict[str, int]:
     watch, found = Worker(home, 0), Counter({"kills": 0, "lost": 0, "wrong": 0, "keys_lost": 0})
+    watch.write()
     kinds, seeds = ["write", "write", "gc", "copy"], iter(range(1, 10**6))
     working = [started(kind, home, next(seeds)) for kind in kinds]
     end = time.monotonic() + seconds
