@@ -11,7 +11,8 @@ The key is one of these:
   the tenant's passphrase  is asked for, if a key under a passphrase lies in the repository
   the provider's master keys  --master-key FILE, if the provider holds the tenant's key
 
-“scrub” needs no key at all. Nothing here changes or deletes an archive.
+“scrub” needs no key at all. Nothing here changes or deletes an archive. What it needs is Python 3.11 with blake3,
+zstandard, cryptography and segno, and obstore for S3: “pip install” gets them.
 """
 
 import argparse
@@ -138,6 +139,7 @@ def _restore(options: argparse.Namespace) -> int:
     (options.folder / "config.json").write_text(json.dumps(config, indent=2))
     for disk in disks:
         target = options.folder / f"disk-{disk.key}.raw"
+        print(f"{disk.label} …", file=sys.stderr, flush=True)
         written = restore.restore_to_file(reader, disk.key, target)
         print(f"{disk.label}: {target}, {disk.capacity_bytes} bytes, {written} of them written, the rest is holes.")
     print("For VMware: qemu-img convert -O vmdk disk-….raw disk.vmdk. For KVM the images can be used as they are.")

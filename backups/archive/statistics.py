@@ -43,12 +43,17 @@ class Statistics:
 def gather(store: ObjectStore, keys: TenantKeys) -> Statistics:
     """Reads maps and index, no data; needs no private key. Raises ArchiveDamaged."""
     index = Index.open(store, keys)
-    disks = list(_disks(store, keys))
+    source = ChunkSource(store, keys, index)
+    bytes_logical, uses = 0, Counter[tuple[bytes, int]]()
+    for disk in _disks(store, keys):
+        bytes_logical += disk.capacity_bytes
+        uses.update(_pages(disk))
     unique, packed = _unique(index)
     return Statistics(
         archives=sum(1 for _ in store.list(layout.archives(keys.tenant_id))),
-        bytes_logical=sum(disk.capacity_bytes for disk in disks),
-        bytes_data=_data_bytes(disks, ChunkSource(store, keys, index)),
+        bytes_logical=bytes_logical,
+        # Each page is read once, however many archives share it.
+        bytes_data=sum(times * _page_data(page_id, length, source) for (page_id, length), times in uses.items()),
         bytes_unique=unique,
         bytes_packed=packed,
         bytes_stored=sum(stored.size_bytes for stored in store.list(f"{layout.tenant(keys.tenant_id)}/")),
@@ -64,17 +69,14 @@ def _disks(store: ObjectStore, keys: TenantKeys) -> Iterator[DiskEntry]:
         yield from manifest.decode(content, keys, stored.name.rpartition("/")[2], stored.name).disks
 
 
-def _data_bytes(disks: list[DiskEntry], source: ChunkSource) -> int:
-    """Each page is read once, however many archives share it. Only a disk's last chunk may be shorter."""
-    uses: Counter[tuple[bytes, int]] = Counter()
-    for disk in disks:
-        lengths = (min(PAGE_BYTES, disk.capacity_bytes - at) for at in range(0, disk.capacity_bytes, PAGE_BYTES))
-        uses.update(pair for pair in zip(disk.page_ids, lengths, strict=True) if pair[0] != ZERO_ID)
-    return sum(times * _page_data(page_id, length, source) for (page_id, length), times in uses.items())
+def _pages(disk: DiskEntry) -> Iterator[tuple[bytes, int]]:
+    """With the bytes of disk that each stands for, which only for a disk's last page are fewer."""
+    for at, page_id in zip(range(0, disk.capacity_bytes, PAGE_BYTES), disk.page_ids, strict=True):
+        if page_id != ZERO_ID:
+            yield page_id, min(PAGE_BYTES, disk.capacity_bytes - at)
 
 
 def _page_data(page_id: bytes, length: int, source: ChunkSource) -> int:
-    """`length`: how many bytes of disk the page stands for."""
     return sum(chunk_length(length, chunk) for chunk, _ in DiskMap(length, [page_id], source.load).ids())
 
 
