@@ -4,7 +4,9 @@
   python -m backups.archive restore REPOSITORY ARCHIVE FOLDER
   python -m backups.archive mount   REPOSITORY ARCHIVE
 
-REPOSITORY is the folder that holds “repository.json”, or an address such as s3://bucket/prefix.
+REPOSITORY is the folder that holds “repository.json”, or an address such as
+s3://bucket/prefix?endpoint=https://host&region=name; for that AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY have to be
+in the environment.
 
 The key is one of these:
   the recovery sheet     --key FILE, with its numbered lines typed, or the text of its QR code; “-” reads the terminal
@@ -24,10 +26,11 @@ from datetime import datetime
 from pathlib import Path
 
 from backups.archive import copying, marks, recovery_sheet, restore, statistics, verify
+from backups.archive.addresses import open_store
 from backups.archive.keys import TenantKeys
 from backups.archive.nbd import NbdServer, ServedDisk
 from backups.archive.reader import ArchiveReader
-from backups.archive.rescue import find_archive, find_keys, find_tenant, open_store
+from backups.archive.rescue import find_archive, find_keys, find_tenant
 from backups.archive.store import ObjectStore
 from backups.errors import ArchiveDamaged, HotfirstError, InvalidRequest, KeyUnavailable
 
@@ -171,7 +174,7 @@ def _scrub(options: argparse.Namespace) -> int:
     part, _, parts = options.share.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise InvalidRequest("A share is written as 3/7: the third of seven parts.")
-    store = open_store(options.repository)
+    store = open_store(options.repository, writable=False)
     tenant_id = find_tenant(store, options.tenant)
     report = verify.scrub(store, tenant_id, part=int(part) - 1, parts=int(parts))
     for damage in report.damages:
@@ -209,7 +212,7 @@ def _serving(path: Path, disks: list[ServedDisk]) -> NbdServer:
 
 def _copy(options: argparse.Namespace) -> int:
     store, keys = _opened(options)
-    target = open_store(options.target, writable=True)
+    target = open_store(options.target)
     wanted = [find_archive(store, keys.tenant_id, name) for name in options.archives]
     copied = copying.copy_archives(store, target, keys, wanted or None)
     for archive_id, reason in copied.refused.items():
@@ -238,7 +241,7 @@ def _reader(options: argparse.Namespace) -> ArchiveReader:
 
 
 def _opened(options: argparse.Namespace) -> tuple[ObjectStore, TenantKeys]:
-    store = open_store(options.repository)
+    store = open_store(options.repository, writable=False)
     return store, find_keys(store, options.tenant, options.key, options.master_key)
 
 

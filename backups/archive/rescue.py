@@ -1,4 +1,4 @@
-"""Opens a repository and finds its keys without anything else of the product: for `python -m backups.archive`."""
+"""Finds tenants, archives and keys of a repository without the rest of the product, for `python -m backups.archive`."""
 
 import getpass
 import sys
@@ -7,13 +7,8 @@ from pathlib import Path
 from backups.archive import key_objects, layout, recovery_sheet
 from backups.archive.key_objects import MasterRing
 from backups.archive.keys import TenantKeys
-from backups.archive.store import FolderStore, ObjectStore
+from backups.archive.store import ObjectStore
 from backups.errors import ArchiveMissing, InvalidRequest, KeyUnavailable
-
-
-def open_store(address: str, *, writable: bool = False) -> ObjectStore:
-    """A folder, or s3://bucket/prefix."""
-    return FolderStore(Path(address), writable=writable)
 
 
 def find_keys(store: ObjectStore, tenant: str | None, key_file: str | None, master_file: str | None) -> TenantKeys:

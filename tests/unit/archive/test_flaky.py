@@ -1,4 +1,4 @@
-"""A store of which every twentieth call fails, retries and all: each operation succeeds or says so, and nothing is ever lost by it."""
+"""A store that fails every twentieth call, retries and all: each operation succeeds or says so, and loses nothing."""
 
 import random
 from contextlib import suppress
