@@ -13,8 +13,8 @@ The key is one of these:
   the tenant's passphrase  is asked for, if a key under a passphrase lies in the repository
   the provider's master keys  --master-key FILE, if the provider holds the tenant's key
 
-“scrub” needs no key at all. Nothing here changes or deletes an archive. What it needs is Python 3.11 with blake3,
-zstandard, cryptography and segno, and obstore for S3: “pip install” gets them.
+“scrub” needs no key at all. If an index is damaged, “repair” writes it anew. Nothing here changes or deletes an
+archive. What it needs is Python 3.11 with blake3, zstandard, cryptography, segno and obstore: “pip install” gets them.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-from backups.archive import copying, marks, recovery_sheet, restore, statistics, verify
+from backups.archive import copying, index, marks, recovery_sheet, restore, statistics, verify
 from backups.archive.addresses import open_store
 from backups.archive.keys import TenantKeys
 from backups.archive.nbd import NbdServer, ServedDisk
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     copies = _command(commands, "copy", _copy, "copies what is missing into another repository")
     copies.add_argument("target", help="another repository")
     copies.add_argument("archives", nargs="*", metavar="ARCHIVE", help="all, if none is named")
+    _command(commands, "repair", _repair, "writes anew what is damaged of the index; needs a writable repository")
     _command(commands, "statistics", _statistics, "tells what archives hold and what they take, as JSON")
     _command(commands, "sheet", _sheet, "prints a recovery sheet: whoever has it can read everything")
     return parser
@@ -219,6 +220,13 @@ def _copy(options: argparse.Namespace) -> int:
         print(f"{archive_id}  not copied: {reason}")
     print(f"{copied.archives} archives and {copied.bytes_copied} bytes copied.")
     return FAILED if copied.refused else 0
+
+
+def _repair(options: argparse.Namespace) -> int:
+    store = open_store(options.repository)
+    keys = find_keys(store, options.tenant, options.key, options.master_key)
+    print(f"{index.repair(store, keys)} packs were indexed anew.")
+    return 0
 
 
 def _statistics(options: argparse.Namespace) -> int:

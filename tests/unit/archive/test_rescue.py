@@ -13,7 +13,7 @@ import pytest
 from backups.archive import __main__ as rescue
 from backups.archive import key_objects, recovery_sheet
 from tests.unit.archive.disks import CONFIG, MIB, archive
-from tests.unit.archive.test_damage import data_pack, flip
+from tests.unit.archive.test_damage import data_pack, flip, objects
 from tests.unit.archive.test_key_objects import OLD, QUICK, RING
 
 ROOT = Path(__file__).parents[3]
@@ -81,6 +81,15 @@ def test_damage_is_shown_by_every_command_that_looks(store, repository, sheet, c
     assert "1 chunks" in capsys.readouterr().out
     assert rescue.main(["scrub", repository]) == 1
     assert "1 damaged" in capsys.readouterr().out
+
+
+def test_a_damaged_index_is_repaired_and_everything_is_readable_again(store, repository, sheet, capsys):
+    for name in objects(store, "index"):
+        flip(store, name, 100)
+    assert rescue.main(["verify", repository, "--key", sheet]) == 1
+    assert "repair" in capsys.readouterr().out
+    assert rescue.main(["repair", repository, "--key", sheet]) == 0
+    assert rescue.main(["verify", repository, "--key", sheet]) == 0
 
 
 def test_a_sound_repository_is_scrubbed_by_parts_without_a_key(repository, capsys):
