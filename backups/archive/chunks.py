@@ -14,7 +14,7 @@ from backups.archive import layout, packs
 from backups.archive.index import Index, Location
 from backups.archive.keys import NONCE_BYTES, TenantKeys, record_cipher
 from backups.archive.layout import PackRef
-from backups.archive.packs import MAX_RAW_BYTES, OVERHEAD_BYTES, Kind
+from backups.archive.packs import MAX_RAW_BYTES, OVERHEAD_BYTES, Kind, plausible
 from backups.archive.store import ObjectMissing, ObjectStore
 from backups.errors import ArchiveDamaged
 
@@ -125,7 +125,7 @@ class ChunkSource:
 
     def _opened(self, record_id: bytes, at: Location, stored: memoryview) -> memoryview:
         """In the thread's own buffers: allocating for each record costs as much as decrypting it."""
-        if at.raw_bytes > MAX_RAW_BYTES or not OVERHEAD_BYTES <= at.stored_bytes <= at.raw_bytes + OVERHEAD_BYTES:
+        if not plausible(at.stored_bytes, at.raw_bytes):
             raise self._damaged(at, record_id)
         key, id_key = self._keys_of(at, record_id)
         packed = self._buffers.packed[: at.stored_bytes - OVERHEAD_BYTES]

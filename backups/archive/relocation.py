@@ -104,7 +104,7 @@ class Mover:
         self.bytes_moved += pack.add_record(record_id, record, at.raw_bytes)
         self.records += 1
         self._taken.add(record_id)
-        if pack.size_bytes >= TARGET_BYTES:
+        if pack.size_bytes >= TARGET_BYTES or pack.full:
             self._finish(self._open.pop((source.header.ref.session, source.header.kind)))
 
     def _other_copy(self, bad: Location, record_id: bytes) -> tuple[Location, _Source, memoryview]:

@@ -21,7 +21,7 @@ def _never() -> None:
 
 
 def restore_to_file(
-    reader: ArchiveReader, key: int, target: Path, *, threads: int = 2, check: Callable[[], None] = _never
+    reader: ArchiveReader, key: int, target: Path, *, threads: int | None = None, check: Callable[[], None] = _never
 ) -> int:
     """Makes `target`, which must not exist, and keeps holes. Returns the bytes written; all is durable then."""
     capacity_bytes = reader.capacity_bytes(key)
@@ -31,7 +31,7 @@ def restore_to_file(
 
 
 def restore_in_place(
-    reader: ArchiveReader, key: int, target: Path, *, threads: int = 2, check: Callable[[], None] = _never
+    reader: ArchiveReader, key: int, target: Path, *, threads: int | None = None, check: Callable[[], None] = _never
 ) -> int:
     """Brings a file or block device of the disk's size back to what was archived: all of it is compared, and only
     chunks that differ are written. Returns the bytes written."""
@@ -42,7 +42,7 @@ def restore_in_place(
 
 
 def _written(
-    reader: ArchiveReader, key: int, write: Callable[[int, Record], int], threads: int, check: Callable[[], None]
+    reader: ArchiveReader, key: int, write: Callable[[int, Record], int], threads: int | None, check: Callable[[], None]
 ) -> int:
     written = 0
     for count in reader.deliver(key, write, threads=threads):

@@ -23,7 +23,7 @@ COMPRESSION = zstandard.ZstdCompressionParameters.from_level(2)
 half as much time again and save less than 1 % of a mixed set of disks."""
 WORTH_IT = 0.97
 """A chunk that compression does not make at least 3 % smaller is stored as it is."""
-PUBLISHED_ENTRIES = 65536
+PUBLISHED_ENTRIES = 32_768
 """So many new entries are written to an index file and forgotten: memory stays flat, and a backup that is
 killed need not store them again."""
 PENDING_PACKS = 4
@@ -144,7 +144,7 @@ class Lane:
         stored.stored_bytes += self._pack.add(record_id, packed, len(data), self._buffer)
         stored.new_bytes += len(data)
         stored.chunks += 1
-        if self._pack.size_bytes >= TARGET_BYTES:
+        if self._pack.size_bytes >= TARGET_BYTES or self._pack.full:
             self.close()
 
     def close(self) -> None:
