@@ -106,8 +106,9 @@ def decode(data: bytes, keys: TenantKeys, archive_id: str, name: str) -> Manifes
 def _parsed(packed: bytes, what: str) -> dict[str, Any]:
     """Whatever the frame says of itself, no more than a manifest may have is unpacked."""
     try:
-        with zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).stream_reader(packed) as reader:
-            plain = reader.read(MAX_BYTES + 1)
+        pieces, plain = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).read_to_iter(packed), bytearray()
+        while len(plain) <= MAX_BYTES and (piece := next(pieces, b"")):
+            plain += piece
         said = json.loads(plain) if len(plain) <= MAX_BYTES else None
     except (zstandard.ZstdError, ValueError, RecursionError) as error:
         raise ArchiveDamaged(f"{what} cannot be read: {error}.") from error

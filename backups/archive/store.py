@@ -141,7 +141,8 @@ class FolderStore:
         with self.translated(name):
             descriptor = os.open(self.root / name, os.O_RDONLY)
             try:
-                return os.pread(descriptor, length, start)
+                # Asked for more than there is, pread would take memory for all of it.
+                return os.pread(descriptor, max(0, min(length, os.fstat(descriptor).st_size - start)), start)
             finally:
                 os.close(descriptor)
 
