@@ -103,7 +103,7 @@ class _Collection:
         self._heal_condemned()
         # The order matters: packs, sessions, manifests, index. A session that is not seen here has either ended,
         # and its manifest and index are seen, or begins after what is condemned already and leaves it alone.
-        packs = {layout.pack_ref(stored.name): stored for stored in self._store.list(layout.packs(self._tenant_id))}
+        packs = self._stored_packs()
         alive = sessions.living(self._store, self._tenant_id, self._now_s)
         forgotten = self._forget_deleted_archives(alive)
         manifests = list(self._manifest_names())
@@ -121,6 +121,10 @@ class _Collection:
             packs_moved=len(moved),
         )
 
+    def _stored_packs(self) -> dict[PackRef, StoredObject]:
+        stored = self._store.list(layout.packs(self._tenant_id))
+        return {layout.pack_ref(one.name): one for one in stored if layout.is_pack(one.name)}
+
     def _heal_condemned(self) -> None:
         """A condemned list that cannot be read may have hidden old indexes, which name packs that have gone. They are
         written anew without those packs; then the list is not needed any more."""
@@ -128,8 +132,8 @@ class _Collection:
         if not unreadable:
             return
         index = Index.open(self._store, self._keys)
-        there = {layout.pack_ref(stored.name) for stored in self._store.list(layout.packs(self._tenant_id))}
-        self._rewrite_indexes(index, frozenset(ref for file in index.files for ref, _ in file.packs) - there)
+        named = frozenset(ref for file in index.files for ref, _ in file.packs)
+        self._rewrite_indexes(index, named - self._stored_packs().keys())
         for one in unreadable:
             self._store.delete(one.name)
 

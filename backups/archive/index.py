@@ -247,7 +247,7 @@ def repair(store: ObjectStore, keys: TenantKeys) -> int:
             index.broken[file.name] = error
     named = {ref for file in index.files if file.name not in index.broken for ref, _ in file.packs}
     names = [stored.name for stored in store.list(layout.packs(keys.tenant_id))]
-    lost = [name for name in names if layout.pack_ref(name) not in named]
+    lost = [name for name in names if layout.is_pack(name) and layout.pack_ref(name) not in named]
     if lost:
         write_file(store, keys, sorted(row for name in lost for row in _rows_in(store, name)))
     if index.broken:

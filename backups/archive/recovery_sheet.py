@@ -1,7 +1,6 @@
 """A tenant's keys on paper, in the open: as text that can be typed, and as a QR code. FORMAT.md, section 3."""
 
 import base64
-import binascii
 import re
 from collections.abc import Iterator
 
@@ -107,7 +106,7 @@ def _keys(letters: str) -> TenantKeys:
     wrong = KeyUnavailable("This is not all of a recovery sheet; give its numbered lines, in order, each on a line.")
     try:
         data = base64.b32decode(letters + "=" * (-len(letters) % 8))
-    except binascii.Error as error:
+    except ValueError as error:
         raise wrong from error
     payload, check = data[:-CHECK_BYTES], data[-CHECK_BYTES:]
     if len(payload) < 2 or blake3(payload).digest(CHECK_BYTES) != check:

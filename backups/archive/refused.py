@@ -60,7 +60,7 @@ def load_condemned(store: ObjectStore, tenant_id: str) -> list[Condemned]:
         try:
             said = documents.read(store, stored.name)
             packs = frozenset(_ref(pack) for pack in said["packs"])
-            indexes = frozenset(said["indexes"])
+            indexes = frozenset(_index(tenant_id, name) for name in said["indexes"])
         except ObjectMissing:
             continue
         except (ArchiveDamaged, KeyError, TypeError, ValueError):
@@ -93,7 +93,8 @@ def _load_damaged(store: ObjectStore, tenant_id: str) -> tuple[set[PackRef], set
     whole: set[PackRef] = set()
     single: set[Chunk] = set()
     for stored in list(store.list(layout.damaged(tenant_id))):
-        ref = _marked_pack(stored.name)
+        if (ref := _marked_pack(stored.name)) is None:
+            continue
         try:
             chunks = [bytes.fromhex(chunk) for chunk in documents.read(store, stored.name)["chunks"]]
         except ObjectMissing:
@@ -106,12 +107,22 @@ def _load_damaged(store: ObjectStore, tenant_id: str) -> tuple[set[PackRef], set
     return whole, single
 
 
-def _marked_pack(name: str) -> PackRef:
-    return layout.pack_ref(name.rpartition("-")[0])
+def _marked_pack(name: str) -> PackRef | None:
+    pack = name.rpartition("-")[0]
+    return layout.pack_ref(pack) if layout.is_pack(pack) else None
 
 
 def _ref(said: list[object]) -> PackRef:
+    """Names become paths that gc deletes, so nothing else may be said here."""
     session, number = said
-    if not isinstance(session, str) or not isinstance(number, int):
+    if not isinstance(session, str) or not layout.SESSION.fullmatch(session):
+        raise ValueError(said)
+    if type(number) is not int or not 0 <= number < 2**32:
         raise ValueError(said)
     return PackRef(session, number)
+
+
+def _index(tenant_id: str, name: object) -> str:
+    if not isinstance(name, str) or not layout.is_index(tenant_id, name):
+        raise ValueError(name)
+    return name

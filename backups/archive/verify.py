@@ -121,7 +121,7 @@ def _as_damage(tenant_id: str, error: RecordDamaged) -> Damage:
 def _mark(store: ObjectStore, tenant_id: str, damages: list[Damage]) -> None:
     known = refused.load(store, tenant_id)
     for damage in damages:
-        if not damage.name.startswith(layout.packs(tenant_id)):
+        if not (damage.name.startswith(layout.packs(tenant_id)) and layout.is_pack(damage.name)):
             continue
         ref = layout.pack_ref(damage.name)
         new = [chunk for chunk in damage.chunks if not known.refuses(ref, chunk)]
@@ -168,7 +168,8 @@ def _missing_packs(store: ObjectStore, tenant_id: str) -> list[Damage]:
     """Packs that an index names and that are not there. gc may take an index and then its packs away meanwhile, so
     what is missed is looked for once more."""
     named = {name: _named_packs(store, name) for name in _indexes_in_use(store, tenant_id)}
-    there = {layout.pack_ref(stored.name) for stored in store.list(layout.packs(tenant_id))}
+    stored = (one.name for one in store.list(layout.packs(tenant_id)))
+    there = {layout.pack_ref(name) for name in stored if layout.is_pack(name)}
     missed = {name: refs - there for name, refs in named.items() if refs - there}
     still = set(_indexes_in_use(store, tenant_id)) if missed else set()
     missing = sorted(set().union(*(refs for name, refs in missed.items() if name in still)))
