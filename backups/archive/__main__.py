@@ -118,11 +118,16 @@ def _line(reader: ArchiveReader, damage: str | None) -> tuple[str, str]:
     taken = f"{reader.backup_time:%Y-%m-%d %H:%M}"
     size = sum(disk.capacity_bytes for disk in reader.disks) / GIB
     try:
-        name = str(reader.config.get("name", ""))
+        name = _plain(str(reader.config.get("name", "")))
     except KeyUnavailable:
         name = "(name not readable with this key)"
     note = f"  DAMAGED: {damage}" if damage else ""
     return taken, f"{reader.archive_id:36}  {taken:16}  {size:9.1f}  {name}{note}"
+
+
+def _plain(text: str) -> str:
+    """What a VM is called must not steer the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -143,9 +148,11 @@ def _restore(options: argparse.Namespace) -> int:
     (options.folder / "config.json").write_text(json.dumps(config, indent=2))
     for disk in disks:
         target = options.folder / f"disk-{disk.key}.raw"
-        print(f"{disk.label} …", file=sys.stderr, flush=True)
+        print(f"{_plain(disk.label)} …", file=sys.stderr, flush=True)
         written = restore.restore_to_file(reader, disk.key, target)
-        print(f"{disk.label}: {target}, {disk.capacity_bytes} bytes, {written} of them written, the rest is holes.")
+        print(
+            f"{_plain(disk.label)}: {target}, {disk.capacity_bytes} bytes, {written} of them written, the rest is holes."
+        )
     print("For VMware: qemu-img convert -O vmdk disk-….raw disk.vmdk. For KVM the images can be used as they are.")
     return 0
 
@@ -191,7 +198,7 @@ def _mount(options: argparse.Namespace) -> int:
     with _serving(options.socket, disks) as server:
         for disk in disks:
             address = f"nbd+unix:///{disk.name}?socket={options.socket.absolute()}"
-            print(f"{disk.label}: {address}")
+            print(f"{_plain(disk.label)}: {address}")
         print(
             "\nWhile this runs, in another terminal, for instance:\n"
             f"  qemu-img convert -p -O qcow2 '{address}' disk.qcow2\n"
