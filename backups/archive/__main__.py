@@ -150,9 +150,7 @@ def _restore(options: argparse.Namespace) -> int:
         target = options.folder / f"disk-{disk.key}.raw"
         print(f"{_plain(disk.label)} …", file=sys.stderr, flush=True)
         written = restore.restore_to_file(reader, disk.key, target)
-        print(
-            f"{_plain(disk.label)}: {target}, {disk.capacity_bytes} bytes, {written} of them written, the rest is holes."
-        )
+        print(f"{_plain(disk.label)}: {target}, {disk.capacity_bytes} bytes, {written} written, the rest holes.")
     print("For VMware: qemu-img convert -O vmdk disk-….raw disk.vmdk. For KVM the images can be used as they are.")
     return 0
 
