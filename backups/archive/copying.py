@@ -96,7 +96,7 @@ class _Copy:
 
     def _copy(self, name: str, archive_id: str) -> None:
         try:
-            encoded = self._source.get(name)
+            encoded = manifest.read(self._source, name)
         except ObjectMissing as error:
             raise ArchiveMissing(f"Archive {archive_id} is not in the repository to copy from.") from error
         missing = self._missing(manifest.decode(encoded, self._keys, archive_id, name))

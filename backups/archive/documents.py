@@ -11,7 +11,7 @@ from backups.errors import ArchiveDamaged
 
 VERSION = 1
 MAX_BYTES = 64 * 1024 * 1024
-"""A longer one is not parsed: nobody writes such."""
+"""A longer one is not read to its end: nobody writes such."""
 HASH_LINE_BYTES = 66
 
 
@@ -36,7 +36,12 @@ def decode(data: bytes, name: str) -> dict[str, Any]:
 
 def read(store: ObjectStore, name: str) -> dict[str, Any]:
     """Raises ArchiveDamaged, ObjectMissing."""
-    return decode(store.get(name), name)
+    return decode(read_bytes(store, name), name)
+
+
+def read_bytes(store: ObjectStore, name: str) -> bytes:
+    """As much of it as `decode` takes, and one more. Raises ObjectMissing."""
+    return store.get_range(name, 0, MAX_BYTES + 1)
 
 
 def write(store: ObjectStore, folder: str, said: dict[str, Any], label: str = "") -> str:

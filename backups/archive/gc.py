@@ -45,7 +45,7 @@ def delete_archive(store: ObjectStore, tenant_id: str, archive_id: str) -> None:
         )
     name, tomb = layout.archive(tenant_id, archive_id), layout.deleted_archive(tenant_id, archive_id)
     with suppress(ObjectMissing):
-        content = store.get(name)
+        content = manifest.read(store, name)
         # Made anew if an earlier call died between the two: its time is what protects running incrementals.
         store.delete(tomb)
         with suppress(Conflict):
@@ -58,7 +58,7 @@ def undelete_archive(store: ObjectStore, tenant_id: str, archive_id: str) -> Non
     name, tomb = layout.archive(tenant_id, archive_id), layout.deleted_archive(tenant_id, archive_id)
     over = ArchiveMissing(f"Archive {archive_id} cannot be brought back: its time among the deleted ones is over.")
     try:
-        store.put(name, store.get(tomb))
+        store.put(name, manifest.read(store, tomb))
     except ObjectMissing as error:
         raise over from error
     # gc forgets a tomb before it lists the archives: as long as the tomb is there, it will see this one. The tomb
@@ -233,9 +233,9 @@ class _Collection:
     def _manifest(self, name: str) -> Manifest:
         archive_id = name.rpartition("/")[2]
         try:
-            content = self._store.get(name)
+            content = manifest.read(self._store, name)
         except ObjectMissing:
-            content = self._store.get(layout.deleted_archive(self._tenant_id, archive_id))
+            content = manifest.read(self._store, layout.deleted_archive(self._tenant_id, archive_id))
         return manifest.decode(content, self._keys, archive_id, name)
 
     def _rewrite_indexes(self, index: Index, doomed: frozenset[PackRef]) -> None:

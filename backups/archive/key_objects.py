@@ -171,7 +171,7 @@ def copy(source: ObjectStore, target: ObjectStore, tenant_id: str) -> int:
 def _stored(store: ObjectStore, tenant_id: str) -> Iterator[tuple[str, bytes]]:
     for stored in list(store.list(layout.key_objects(tenant_id))):
         try:
-            yield stored.name, store.get(stored.name)
+            yield stored.name, documents.read_bytes(store, stored.name)
         except ObjectMissing:
             continue
 

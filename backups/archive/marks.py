@@ -45,7 +45,8 @@ def damaged_archives(store: ObjectStore, keys: TenantKeys) -> list[DamagedArchiv
     for stored in list(store.list(layout.archives(keys.tenant_id))):
         archive_id = stored.name.rpartition("/")[2]
         try:
-            reason = _trouble(manifest.decode(store.get(stored.name), keys, archive_id, stored.name), source, lost)
+            encoded = manifest.read(store, stored.name)
+            reason = _trouble(manifest.decode(encoded, keys, archive_id, stored.name), source, lost)
         except ObjectMissing:
             continue
         except ArchiveDamaged as error:

@@ -63,7 +63,7 @@ def gather(store: ObjectStore, keys: TenantKeys) -> Statistics:
 def _disks(store: ObjectStore, keys: TenantKeys) -> Iterator[DiskEntry]:
     for stored in list(store.list(layout.archives(keys.tenant_id))):
         try:
-            content = store.get(stored.name)
+            content = manifest.read(store, stored.name)
         except ObjectMissing:
             continue
         yield from manifest.decode(content, keys, stored.name.rpartition("/")[2], stored.name).disks

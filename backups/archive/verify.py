@@ -148,9 +148,9 @@ def _scrub_object(store: ObjectStore, tenant_id: str, name: str) -> Damage | Non
         if name.startswith(layout.indexes(tenant_id)):
             index.check_stored(name, store.view(name))
         elif name.startswith((layout.archives(tenant_id), layout.deleted(tenant_id))):
-            manifest.split(store.get(name), name)
+            manifest.split(manifest.read(store, name), name)
         else:
-            documents.decode(store.get(name), name)
+            documents.read(store, name)
     except ArchiveDamaged as error:
         return Damage(name=name, reason=str(error))
     return None
