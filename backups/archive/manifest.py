@@ -93,10 +93,12 @@ def decode(data: bytes, keys: TenantKeys, archive_id: str, name: str) -> Manifes
         raise ArchiveDamaged(f"Manifest {name} does not open with this tenant's write secret.") from error
     said = _parsed(plain, f"Manifest {name}")
     try:
+        if len(said["disks"]) > MAX_DISKS:
+            raise ValueError("an archive has more disks than a VM can have")
         return Manifest(
             archive_id=archive_id,
             backup_time=datetime.fromisoformat(said["backup_time"]),
-            disks=tuple(_disk(disk) for disk in said["disks"][: MAX_DISKS + 1]),
+            disks=tuple(_disk(disk) for disk in said["disks"]),
             sealed=sealed,
         )
     except (KeyError, TypeError, ValueError) as error:
