@@ -12,6 +12,8 @@ import pytest
 
 from backups.archive import __main__ as rescue
 from backups.archive import key_objects, recovery_sheet
+from backups.archive.store import FolderStore
+from backups.errors import RepositoryUnavailable
 from tests.unit.archive.disks import CONFIG, MIB, archive
 from tests.unit.archive.test_damage import data_pack, flip, objects
 from tests.unit.archive.test_key_objects import OLD, QUICK, RING
@@ -98,14 +100,30 @@ def test_a_sound_repository_is_scrubbed_by_parts_without_a_key(repository, capsy
 
 
 def test_archives_are_copied_and_counted(repository, sheet, tmp_path, capsys):
-    from backups.archive.store import FolderStore
-
     FolderStore.create(tmp_path / "other")
     assert rescue.main(["copy", repository, str(tmp_path / "other"), "--key", sheet]) == 0
     capsys.readouterr()
     assert rescue.main(["statistics", str(tmp_path / "other"), "--key", sheet]) == 0
     assert json.loads(capsys.readouterr().out)["archives"] == 1
     assert rescue.main(["verify", str(tmp_path / "other"), "a", "--key", sheet]) == 0
+
+
+def test_a_copy_on_a_read_only_medium_is_read_and_its_damage_told(
+    store, repository, sheet, tmp_path, monkeypatch, capsys
+):
+    def refuse(*_):
+        raise RepositoryUnavailable("Read-only file system.")
+
+    monkeypatch.setattr(FolderStore, "begin", refuse)
+    monkeypatch.setattr("backups.archive.store.os.access", lambda *_: False)
+    assert rescue.main(["restore", repository, "a1", str(tmp_path / "out"), "--key", sheet]) == 0
+    flip(store, data_pack(store), 2000)
+    capsys.readouterr()
+    assert rescue.main(["verify", repository, "--key", sheet]) == 1
+    assert "1 damaged chunks" in capsys.readouterr().out
+    assert rescue.main(["scrub", repository]) == 1
+    assert rescue.main(["copy", repository, repository, "--key", sheet]) == 1
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_new_sheet_is_printed(repository, sheet, alice, capsys):
