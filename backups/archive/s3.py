@@ -80,12 +80,32 @@ class Place:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
 
+class Runtime:
+    """The client's threads do not survive a fork: the child of a process that has used it would wait for ever."""
+
+    def __init__(self) -> None:
+        self._used = self._lost = False
+        os.register_at_fork(after_in_child=self._forked)
+
+    def use(self) -> None:
+        if self._lost:
+            raise RepositoryUnavailable("This process was split off from one that used S3 already; start it by itself.")
+        self._used = True
+
+    def _forked(self) -> None:
+        self._lost = self._used
+
+
+RUNTIME = Runtime()
+
+
 class Calls:
     def __init__(self, place: Place) -> None:
         self._place = place
 
     def made(self, work: Callable[[], Result]) -> Result:
         """Raises FileNotFoundError and AlreadyExistsError as they are, and errors of the product."""
+        RUNTIME.use()
         for left in reversed(range(TRIES)):
             try:
                 return work()

@@ -82,6 +82,27 @@ def test_the_cache_spares_requests_and_is_not_believed_when_it_rots(bucket, alic
     assert cached[0].exists()
 
 
+def test_a_host_that_cannot_keep_a_cache_works_without(s3_place, s3_credentials, bucket, alice, disk, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    uncached = S3Store(s3_place, s3_credentials, cache=tmp_path / "file")
+    archive(uncached, alice, disk, "a1")
+    assert restored(uncached, alice, "a1") == disk.content
+
+
+def test_a_fork_of_a_process_that_used_it_is_told_so_and_does_not_hang(bucket):
+    """As multiprocessing would make it; its other half goes on."""
+    bucket.put(NAME, b"1")
+    child = os.fork()
+    if not child:
+        try:
+            bucket.get(NAME)
+        except RepositoryUnavailable as error:
+            os._exit(7 if "start it by itself" in str(error) else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert bucket.get(NAME) == b"1"
+
+
 def test_a_scrub_reads_the_bucket_and_not_the_cache(bucket, alice, disk):
     archive(bucket, alice, disk, "a1")
     restored(bucket, alice, "a1")
