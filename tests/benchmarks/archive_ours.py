@@ -24,6 +24,7 @@ from backups.platform import Area
 from tests.benchmarks.archive_images import extents
 
 TENANT = "benchmark"
+LOCAL_READ_BYTES = 512 * 1024
 
 
 def create(repository: Path) -> None:
@@ -53,7 +54,7 @@ def back_up(repository: Path, archive: str, images: str, base: str = "", changes
     store, keys = opened(repository)
     changed = json.loads(Path(changes).read_text()) if changes else {}
     before = ArchiveReader(store, keys, base) if base else None
-    with ArchiveWriter(store, keys.without_private()) as writer:
+    with ArchiveWriter(store, keys.without_private(), read_bytes=LOCAL_READ_BYTES) as writer:
         for key, path in enumerate(map(Path, images.split(","))):
             areas = changed[path.name] if base else extents(path)
             with closing(Image(path)) as image:
