@@ -162,5 +162,5 @@ class Repository(RuleBasedStateMachine):
                 assert restored(store, KEYS, archive_id) == content
 
 
-Repository.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Repository.TestCase.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
 TestRepository = Repository.TestCase
