@@ -19,8 +19,8 @@ from backups.archive.packs import OVERHEAD_BYTES, TARGET_BYTES, Kind, PackWriter
 from backups.archive.store import ObjectStore
 
 COMPRESSION = zstandard.ZstdCompressionParameters.from_level(2)
-"""Given so, and not adapted to the size of a chunk as a bare level is: on a mixed set of disks level 3 takes half as much
-time again and saves 1.5 % of the space, the adapted level 2 takes a fifth more."""
+"""Given so, and not adapted to the size of a chunk as a bare level is: on a mixed set of disks level 3 takes half as
+much time again and saves 1.5 % of the space, the adapted level 2 takes a fifth more."""
 WORTH_IT = 0.97
 """A chunk that compression does not make at least 3 % smaller is stored as it is."""
 PUBLISHED_ENTRIES = 32_768
