@@ -7,7 +7,7 @@ from pyVmomi import vim, vmodl
 
 from backups.errors import ChangeTrackingUnusable
 from backups.platform import Area, Disk, Snapshot
-from vsphere.faults import detail, translated
+from vsphere.faults import translated
 from vsphere.session import Session
 from vsphere.snapshots import snapshot_disks
 
@@ -57,13 +57,20 @@ def _query(session: Session, snapshot: Snapshot, disk: Disk, change_id: str, at:
     except (vmodl.fault.ManagedObjectNotFound, vim.fault.NotAuthenticated, vmodl.fault.HostCommunication) as fault:
         raise translated(fault) from fault
     except vmodl.MethodFault as fault:
-        raise ChangeTrackingUnusable(f"vCenter cannot say what changed on {disk.label}: {_why(fault)}") from fault
+        raise _unusable(fault, disk) from fault
 
 
-def _why(fault: Exception) -> str:
-    if isinstance(fault, vim.fault.NoPermission):
-        return str(translated(fault))
-    return detail(fault)
+def _unusable(fault: Exception, disk: Disk) -> ChangeTrackingUnusable:
+    """A changeId that vCenter does not know comes as a FileFault or an InvalidArgument: the disk was reverted, restored
+    or powered off uncleanly, or lies where changes are not tracked."""
+    if isinstance(fault, vim.fault.FileFault | vmodl.fault.InvalidArgument):
+        reason = f"Change tracking does not know the state of {disk.label} at the last archive any more."
+    elif isinstance(fault, vim.fault.NoPermission):
+        reason = "The backup lacks the right to ask what changed."
+    else:
+        reason = f"Change tracking gave no answer for {disk.label}."
+    said = translated(fault).provider_message
+    return ChangeTrackingUnusable(reason, provider=f"vCenter cannot say what changed on {disk.label}: {said}")
 
 
 def _merged(areas: Iterator[Area], capacity_bytes: int) -> Iterator[Area]:

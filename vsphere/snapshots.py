@@ -136,7 +136,8 @@ def _outcome(result: Snapshot | Exception) -> Snapshot | Exception:
     if isinstance(result, Snapshot):
         return result
     error = translated(result)
-    return SnapshotFailed(str(error)) if type(error) is PlatformError else error
+    failed = SnapshotFailed(str(error), provider=error.provider_message)
+    return failed if type(error) is PlatformError else error
 
 
 def find(session: Session, prefix: str) -> list[Snapshot]:

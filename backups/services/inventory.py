@@ -19,7 +19,7 @@ def refresh(vcenter: VCenter) -> None:
         with connect(vcenter) as platform:
             seen = platform.inventory()
     except HotfirstError as error:
-        VCenter.objects.filter(pk=vcenter.pk).update(sync_error=str(error))
+        VCenter.objects.filter(pk=vcenter.pk).update(sync_error=error.provider_message)
         raise
     with transaction.atomic():
         store(vcenter, seen)

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.module_loading import import_string
 
-from backups.errors import InvalidRequest
+from backups.errors import HotfirstError, InvalidRequest
 from backups.models import VCenter
 from backups.platform import Connection, Platform
 from backups.services import audit, inventory
@@ -16,7 +16,8 @@ from backups.vault import seal, unseal
 
 def look_up_certificate(host: str, port: int) -> tuple[str, str]:
     """The server's certificate (PEM) and its SHA-256 fingerprint, for the operator to confirm."""
-    pem: str = import_string(settings.HOTFIRST_FETCH_CERTIFICATE)(host, port)
+    with in_the_providers_words():
+        pem: str = import_string(settings.HOTFIRST_FETCH_CERTIFICATE)(host, port)
     return pem, import_string(settings.HOTFIRST_FINGERPRINT)(pem)
 
 
@@ -29,7 +30,7 @@ def enrol_vcenter(actor: Actor, *, password: str, **fields: Any) -> VCenter:
     if known:
         vcenter.pk, vcenter.synced_at = known.pk, known.synced_at
     vcenter.sealed_password = seal(password.encode(), vcenter.pk, "vcenter password")
-    with connect(vcenter) as platform:
+    with in_the_providers_words(), connect(vcenter) as platform:
         seen = platform.inventory()
     _refuse_another(known, fields["name"], seen.instance_uuid)
     with transaction.atomic():
@@ -51,6 +52,15 @@ def _refuse_another(known: VCenter | None, name: str, instance_uuid: str) -> Non
             f"This vCenter is enrolled already, under the name {twin.name}; to change its address, certificate or "
             "password, enrol it again under that name."
         )
+
+
+@contextmanager
+def in_the_providers_words() -> Iterator[None]:
+    """For what only provider staff does: errors are told with addresses, privileges and vCenter's own words."""
+    try:
+        yield
+    except HotfirstError as error:
+        raise error.for_provider() from error
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """What an operator is told when a vCenter is enrolled with something wrong."""
 
+import re
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +11,21 @@ import pytest
 
 from backups.errors import CertificateMismatch, LoginFailed, PlatformError, PlatformUnreachable
 from backups.platform import Connection
-from tests.contract.worlds import connection_to
+from tests.contract.worlds import LAB, connection_to
 from vsphere import session
 from vsphere.lab import certificate
 from vsphere.lab.server import LabServer
 from vsphere.platform import connect, fetch_certificate, fingerprint
+
+
+@contextmanager
+def refused(kind: type[PlatformError], told: str) -> Iterator[None]:
+    """The provider is told `told`; the tenant neither an address nor a user name."""
+    with pytest.raises(kind) as caught:
+        yield
+    assert re.search(told, caught.value.provider_message)
+    for secret in ("127.0.0.1", "administrator", "vcenter.invalid"):
+        assert secret not in str(caught.value)
 
 
 @pytest.fixture
@@ -46,7 +58,7 @@ def test_the_certificate_is_fetched_and_its_fingerprint_shown(right: Connection)
 
 
 def test_a_wrong_password_says_what_to_correct(right: Connection) -> None:
-    with pytest.raises(LoginFailed, match="user name or the password"):
+    with refused(LoginFailed, "user name or the password"):
         connect(replace(right, password="wrong"))
 
 
@@ -56,32 +68,43 @@ def test_another_certificate_is_refused_before_anything_is_sent(
     certificate.ensure(tmp_path, "127.0.0.1")
     other = certificate.certificate_only(tmp_path / "certificate.pem")
     sessions = len(lab.sessions.all())
-    with pytest.raises(CertificateMismatch, match="another certificate"):
+    with refused(CertificateMismatch, "another certificate"):
         connect(replace(right, certificate_pem=other))
     assert len(lab.sessions.all()) == sessions
 
 
+def test_the_confirmed_certificate_is_accepted_also_when_it_has_expired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificate, "VALID_DAYS", 0)
+    expired = LabServer(tmp_path, spec=LAB).start()
+    try:
+        connect(connection_to(expired)).close()
+    finally:
+        expired.stop()
+
+
 def test_a_certificate_that_is_none_says_so(right: Connection) -> None:
-    with pytest.raises(PlatformError, match="confirm it again"):
+    with refused(PlatformError, "confirm it again"):
         connect(replace(right, certificate_pem="-"))
 
 
 def test_nobody_listening_says_check_the_address(right: Connection, closed_port: int) -> None:
-    with pytest.raises(PlatformUnreachable, match="check the address and the port"):
+    with refused(PlatformUnreachable, "check the address and the port"):
         connect(replace(right, port=closed_port))
-    with pytest.raises(PlatformUnreachable, match="check the address and the port"):
+    with refused(PlatformUnreachable, "check the address and the port"):
         fetch_certificate("127.0.0.1", closed_port)
 
 
 def test_a_silent_host_does_not_hang(right: Connection, silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PlatformUnreachable, match="did not answer in time"):
+    with refused(PlatformUnreachable, "did not answer in time"):
         session.Session(replace(right, port=silent_port), timeout_s=0.3)
-    with pytest.raises(PlatformUnreachable, match="did not answer in time"):
+    with refused(PlatformUnreachable, "did not answer in time"):
         fetch_certificate("127.0.0.1", silent_port, timeout_s=0.3)
 
 
 def test_a_name_that_does_not_exist_is_called_unknown(right: Connection) -> None:
-    with pytest.raises(PlatformUnreachable, match="not known"):
+    with refused(PlatformUnreachable, "not known"):
         connect(replace(right, host="vcenter.invalid"))
 
 
@@ -94,5 +117,5 @@ def test_no_password_shows_in_the_errors_or_the_connection(right: Connection) ->
 
 @pytest.mark.parametrize("host", ["..", "a" * 64 + ".example", "no such name"])
 def test_a_name_that_cannot_be_one_is_told(host: str) -> None:
-    with pytest.raises(PlatformUnreachable, match="check the address"):
+    with refused(PlatformUnreachable, "check the address"):
         fetch_certificate(host, 443)

@@ -171,7 +171,8 @@ def test_require_fails_where_the_guest_does_not_answer(lab_world: LabWorld, monk
     orders = [SnapshotOrder(vm_ref=vm.ref, name="hotfirst-q")]
     failed = lab_world.platform.create_snapshots(orders, quiesce=Quiesce.REQUIRE)[vm.ref]
     assert isinstance(failed, SnapshotFailed)
-    assert "The guest did not answer." in str(failed)
+    assert "look at VMware Tools" in str(failed)
+    assert "The guest did not answer." in failed.provider_message
     assert names_of(lab_world.platform, vm) == []
 
 
