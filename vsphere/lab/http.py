@@ -13,7 +13,7 @@ from typing import Any
 
 from pyVmomi import vmodl
 
-from vsphere.lab import control, folder, wire
+from vsphere.lab import control, folder, nfc, wire
 from vsphere.lab.entities import Lab
 from vsphere.lab.sessions import Call, Session, Sessions
 
@@ -117,6 +117,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if self.path == control.PATH:
             control.faults(self)
+        elif self.path.startswith(nfc.PREFIX):
+            nfc.put(self)
         else:
             self._soap()
 
@@ -171,6 +173,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, wire.versions_xml(), "text/xml")
         elif self.path.startswith("/folder"):
             folder.get(self)
+        elif self.path.startswith(nfc.PREFIX):
+            nfc.get(self)
         elif self.path == control.PATH:
             control.faults(self)
         elif self.path == "/":
@@ -185,6 +189,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         if self.path.startswith("/folder"):
             folder.put(self)
+        elif self.path.startswith(nfc.PREFIX):
+            nfc.put(self)
         elif self.path == control.PATH:
             control.faults(self)
         else:

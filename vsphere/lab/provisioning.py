@@ -22,6 +22,8 @@ def create_vm(
     pool: "ResourcePool",
     host_ref: Any = None,
     profile: Profile = IDLE,
+    *,
+    importing: bool = False,
 ) -> VirtualMachine:
     """`folder` None: a VM of the vApp `pool`. Powered off, its disks full of zeros."""
     if not spec.name:
@@ -35,7 +37,7 @@ def create_vm(
         change.apply(spec)
         with lab.registry.lock:
             _check_name(folder, pool, spec.name)
-            vm = _add(lab, change, folder, pool, host, profile)
+            vm = _add(lab, change, folder, pool, host, profile, importing)
     except vmodl.MethodFault:
         change.undo()
         raise
@@ -49,13 +51,14 @@ def _add(
     pool: "ResourcePool",
     host: Host,
     profile: Profile,
+    importing: bool,
 ) -> VirtualMachine:
     wanted = change.config.instanceUuid
     if any(vm.config.instance_uuid == wanted for vm in lab.vms.values()):
         # vCenter keeps it unique among the VMs it manages.
         change.config.instanceUuid = hardware.new_config("", "").instanceUuid
     config = Config.of(change.config)
-    vm = VirtualMachine(lab, config, folder=folder, pool=pool, host=host, profile=profile)
+    vm = VirtualMachine(lab, config, folder=folder, pool=pool, host=host, profile=profile, importing=importing)
     if config.info.changeTrackingEnabled:
         for _, disk in vm.disks():
             disk.enable_tracking(at_next_snapshot=False)

@@ -21,6 +21,9 @@ def restore(lab: Lab) -> None:
         _ensure(lab, record, records)
     for vm in lab.vms.values():
         _drop_unknown_snapshots(vm)
+    for record in records.values():
+        if record.get("importing"):  # Its lease was lost with the process.
+            lab.vms[record["moid"]].destroy()
 
 
 def _ensure(lab: Lab, record: Record, records: dict[str, Record]) -> Entity:

@@ -32,6 +32,8 @@ from vsphere.lab.views import ViewManager
 USERNAME = "administrator@vsphere.local"
 ROOT = "group-d1"
 DRAIN_S = 10.0
+LEASE_TIMEOUT_S = 30.0
+"""A tenth of vCenter's: a lab's disks are small, and its clients are killed often."""
 POLL_S = 0.05
 """How soon the server notices that it is to stop."""
 
@@ -63,6 +65,7 @@ class LabServer:
         datastore_mb_per_s: float = DATASTORE_MB_PER_S,
         host: str = "127.0.0.1",
         session_idle_s: float = 1800.0,
+        lease_timeout_s: float = LEASE_TIMEOUT_S,
     ) -> None:
         self.folder = Path(state_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +82,7 @@ class LabServer:
             faults=faults,
             shelf=DiskShelf(self.folder / "datastores"),
             stores=stores,
+            lease_timeout_s=lease_timeout_s,
         )
         self.meter = Meter(sample_s, stores)
         clock = Clock(began=self._about["began"], hour_s=hour_s)

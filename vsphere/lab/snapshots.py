@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vim
 
-from vsphere.lab import wire
+from vsphere.lab import exports, wire
 from vsphere.lab.registry import Managed, refs
 from vsphere.lab.sessions import Call
 from vsphere.lab.state import Record
@@ -71,6 +71,9 @@ class Snapshot(Managed):
     def p_childSnapshot(self) -> list[Any]:
         index = self.vm.snapshots.index(self)
         return refs(self.vm.snapshots[index + 1 : index + 2])
+
+    def ExportSnapshot(self, call: Call) -> Any:
+        return exports.of_snapshot(self, call)
 
     def RemoveSnapshot_Task(self, call: Call, removeChildren: bool, consolidate: bool | None = None) -> Any:
         def work(task: Task) -> None:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vim, vmodl
 
-from vsphere.lab import changes, hardware, questions, vm_summary, wire
+from vsphere.lab import changes, exports, hardware, questions, vm_summary, wire
 from vsphere.lab.disk import LabDisk
 from vsphere.lab.entities import Entity, Host, Lab, Network, check_name_is_free
+from vsphere.lab.leases import Lease, refuse_leased
 from vsphere.lab.loads import IDLE, Profile
 from vsphere.lab.registry import Managed, refs
 from vsphere.lab.sessions import Call
@@ -72,9 +73,13 @@ class VirtualMachine(Entity):
         profile: Profile = IDLE,
         power: str = OFF,
         moid: str | None = None,
+        importing: bool = False,
     ) -> None:
+        """`importing`: it is kept only if the lease that brings it in is completed."""
         self.config, self.pool, self.host, self.profile, self.power = config, pool, host, profile, power
         self.snapshots: list[Snapshot] = []
+        self.leases: list[Lease] = []
+        self.importing = importing
         self.boot_time: datetime | None = wire.now() if power == ON else None
         self.question: Any = None
         """Until it is answered the guest stands still."""
@@ -95,6 +100,7 @@ class VirtualMachine(Entity):
             "host": self.host.moid,
             "power": self.power,
             "snapshots": [snapshot.record() for snapshot in self.snapshots],
+            "importing": self.importing,
             **self.profile.record(),
         }
 
@@ -224,7 +230,8 @@ class VirtualMachine(Entity):
     # Methods.
 
     def task(self, method: str, work: Callable[[Task], Any]) -> Any:
-        """Only one task of a VM runs at a time."""
+        """Only one task of a VM runs at a time, and none while a lease on it is held."""
+        refuse_leased(self)
 
         def alone(task: Task) -> Any:
             with self._busy:
@@ -335,6 +342,9 @@ class VirtualMachine(Entity):
             length=length,
             changedArea=[extent(start=start, length=length) for start, length in areas],
         )
+
+    def ExportVm(self, call: Call) -> Any:
+        return exports.of_vm(self, call)
 
     def PowerOnVM_Task(self, call: Call, host: Any = None) -> Any:
         return self.task("PowerOnVM_Task", lambda _task: self.set_power(ON))
