@@ -11,7 +11,9 @@ from backups.platform import (
     DiskReader,
     DiskWriter,
     Inventory,
+    InventoryChange,
     Load,
+    MissingPrivilege,
     Quiesce,
     Snapshot,
     SnapshotDisk,
@@ -20,13 +22,14 @@ from backups.platform import (
     VAppConfig,
     VmConfig,
 )
-from vsphere import changes, datastores, inventory, load, recovery, snapshots, vapps
+from vsphere import changes, datastores, inventory, load, privileges, recovery, snapshots, vapps
 from vsphere import config as configs
 from vsphere.certificates import fetch_certificate, fingerprint
-from vsphere.disks import datastore
+from vsphere.disks import choosing, datastore
 from vsphere.disks.folder import FolderClient
 from vsphere.faults import translating
 from vsphere.session import Session
+from vsphere.watching import InventoryWatch
 
 __all__ = ["VSpherePlatform", "connect", "fetch_certificate", "fingerprint"]
 
@@ -43,6 +46,7 @@ class VSpherePlatform:
         self._session = session
         self._folder = FolderClient(session)
         self._counters = load.PerfCounters(session)
+        self._watch = InventoryWatch(session)
 
     def close(self) -> None:
         self._folder.close()
@@ -51,6 +55,14 @@ class VSpherePlatform:
     @translating()
     def inventory(self) -> Inventory:
         return inventory.read(self._session)
+
+    @translating()
+    def watch(self, since: str | None, wait_s: float) -> InventoryChange:
+        return self._watch.next(since, wait_s)
+
+    @translating()
+    def missing_privileges(self) -> tuple[MissingPrivilege, ...]:
+        return privileges.missing(self._session)
 
     @translating()
     def load(self, vm_refs: Sequence[str], window_s: int) -> dict[str, Load]:
@@ -88,7 +100,7 @@ class VSpherePlatform:
 
     @translating()
     def open_disk(self, snapshot: Snapshot, disk: Disk) -> DiskReader:
-        return datastore.open_snapshot_disk(self._session, self._folder, snapshot, disk)
+        return choosing.open_snapshot_disk(self._session, self._folder, snapshot, disk)
 
     def changed_areas(self, snapshot: Snapshot, disk: Disk, since: str | None) -> Iterator[Area]:
         with translating():
@@ -124,7 +136,7 @@ class VSpherePlatform:
 
     @translating()
     def open_current_disk(self, vm_ref: str, disk_key: int) -> DiskReader:
-        return datastore.open_current_disk(self._session, self._folder, vm_ref, disk_key)
+        return choosing.open_current_disk(self._session, self._folder, vm_ref, disk_key)
 
     @translating()
     def power(self, vm_ref: str, on: bool) -> None:

@@ -3,70 +3,26 @@ that, else spooled and put as a whole."""
 
 import http.client
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Self
 
-from pyVmomi import vim
-
-from backups.errors import DiskUnreadable, NotFound, PlatformError, RecoveryRefused
-from backups.platform import Disk, DiskReader, DiskWriter, Snapshot
+from backups.errors import DiskUnreadable, PlatformError
+from backups.platform import DiskWriter
 from vsphere.disks.folder import Answer, Body, File, FolderClient
-from vsphere.disks.places import INDEPENDENT, flat_file
+from vsphere.disks.places import flat_file, idle_disk
 from vsphere.disks.spool import SpooledWriter
-from vsphere.inventory import disk_of, disks_of
-from vsphere.properties import read
+from vsphere.inventory import disk_of
 from vsphere.session import Session
-from vsphere.snapshots import disk_devices
 
 WRITTEN = (http.client.OK, http.client.CREATED, http.client.NO_CONTENT)
 PIECE_BYTES = 4 * 2**20
 
 
-def open_snapshot_disk(session: Session, folder: FolderClient, snapshot: Snapshot, disk: Disk) -> "DatastoreReader":
-    """With no older snapshot below, the base file is frozen as long as ours stands, and is the disk at its time."""
-    device = _device(disk_devices(session, snapshot), disk.key)
-    if device.backing.diskMode in INDEPENDENT:
-        raise DiskUnreadable(f"{disk.label} is independent, so no snapshot covers it; make it dependent in vCenter.")
-    if getattr(device.backing, "parent", None) is not None:
-        raise DiskUnreadable(
-            f"{disk.label} has older snapshots below the backup's, so its file alone is not its state; "
-            "remove the VM's other snapshots and back it up again."
-        )
-    reader = DatastoreReader(folder, flat_file(session, device), disk_of(device).capacity_bytes)
-    reader.probe("no older snapshot lies below, and the datastore answers ranges")
-    return reader
-
-
-def open_current_disk(session: Session, folder: FolderClient, vm_ref: str, disk_key: int) -> DiskReader:
-    device = _idle_disk(session, vm_ref, disk_key)
-    reader = DatastoreReader(folder, flat_file(session, device), disk_of(device).capacity_bytes)
-    reader.probe("the VM is powered off, and the datastore answers ranges")
-    return reader
-
-
 def open_for_writing(session: Session, folder: FolderClient, vm_ref: str, disk_key: int) -> DiskWriter:
-    device = _idle_disk(session, vm_ref, disk_key)
+    device = idle_disk(session, vm_ref, disk_key)
     file, capacity_bytes = flat_file(session, device), disk_of(device).capacity_bytes
     if takes_ranges(folder, file, capacity_bytes):
         return RangeWriter(folder, file, capacity_bytes)
     return SpooledWriter(DatastoreReader(folder, file, capacity_bytes), lambda body: put(folder, file, body))
-
-
-def _idle_disk(session: Session, vm_ref: str, disk_key: int) -> Any:
-    values = read(
-        session, vim.VirtualMachine, vm_ref, "name", "runtime.powerState", "snapshot", "config.hardware.device"
-    )
-    if values["runtime.powerState"] != "poweredOff":
-        raise RecoveryRefused(f"{values['name']} is powered on; power it off first.")
-    if values.get("snapshot") is not None:
-        raise RecoveryRefused(f"{values['name']} has snapshots; remove them first.")
-    return _device(disks_of(values.get("config.hardware.device")), disk_key)
-
-
-def _device(devices: list[Any], disk_key: int) -> Any:
-    device = next((each for each in devices if each.key == disk_key), None)
-    if device is None:
-        raise NotFound(f"The VM has no disk {disk_key} any more.")
-    return device
 
 
 class DatastoreReader:
