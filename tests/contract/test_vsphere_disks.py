@@ -24,22 +24,6 @@ def faults(lab_world: LabWorld) -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-def test_an_older_snapshot_below_ours_is_refused_with_advice(lab_world: LabWorld) -> None:
-    vm = lab_world.new_vm()
-    take(lab_world.platform, vm, "before the upgrade")
-    snapshot = take(lab_world.platform, vm)
-    with pytest.raises(DiskUnreadable, match="remove the VM's other snapshots"):
-        lab_world.platform.open_disk(snapshot, vm.disks[0])
-
-
-def test_a_datastore_that_fails_says_which_file(lab_world: LabWorld, faults: Path) -> None:
-    vm = lab_world.new_vm()
-    snapshot = take(lab_world.platform, vm)
-    faults.write_text(json.dumps({"folder_status": {vm.name: 500}}))
-    with pytest.raises(DiskUnreadable, match=vm.name):
-        lab_world.platform.open_disk(snapshot, vm.disks[0])
-
-
 def test_a_datastore_that_fails_in_the_middle_is_told_not_hidden(lab_world: LabWorld, faults: Path) -> None:
     vm = lab_world.new_vm()
     with lab_world.platform.open_disk(take(lab_world.platform, vm), vm.disks[0]) as disk:

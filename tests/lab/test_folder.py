@@ -107,6 +107,9 @@ def test_trouble_on_demand(idle: Client, idle_lab: LabServer) -> None:
     faults = idle_lab.folder / "faults.json"
     faults.write_text(json.dumps({"folder_status": {"stray": 500}}))
     assert idle.request("GET", flat_url(vm))[0] == 500
+    faults.write_text(json.dumps({"folder_status": {"stray": 200}}))
+    status, headers, data = idle.request("GET", flat_url(vm), Range="bytes=0-9")
+    assert (status, len(data), "Content-Range" in headers) == (200, SIZE, False), "as from a server without ranges"
     faults.write_text(json.dumps({"datastore_latency_ms": {"ssd1": 300}}))
     began = time.monotonic()
     assert idle.request("GET", flat_url(vm), Range="bytes=0-0")[0] == 206

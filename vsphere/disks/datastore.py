@@ -14,7 +14,8 @@ from vsphere.inventory import disk_of
 from vsphere.session import Session
 
 WRITTEN = (http.client.OK, http.client.CREATED, http.client.NO_CONTENT)
-PIECE_BYTES = 4 * 2**20
+PIECE_BYTES = 2**20
+"""What one request asks for; a longer read is several of them, in flight together."""
 
 
 def open_for_writing(session: Session, folder: FolderClient, vm_ref: str, disk_key: int) -> DiskWriter:
@@ -43,6 +44,12 @@ class DatastoreReader:
             raise DiskUnreadable(f"Bytes {start} to {start + length} lie outside the disk {self._file.path}.")
         if not length:
             return b""
+        pieces = [(at, min(PIECE_BYTES, start + length - at)) for at in range(start, start + length, PIECE_BYTES)]
+        if len(pieces) == 1:
+            return self._read_piece(start, length)
+        return b"".join(self._folder.lanes.map(lambda piece: self._read_piece(*piece), pieces))
+
+    def _read_piece(self, start: int, length: int) -> bytes:
         answer = self._folder.read_range(self._file, start, length)
         if answer.status != http.client.PARTIAL_CONTENT or not self._fits(answer, start, length):
             raise DiskUnreadable(self._refusal(answer))

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from typing import Any, Self
 
@@ -175,6 +176,14 @@ class NfcReader:
         if data:
             self._spool.put(start, data)
         self._known = min(self.capacity_bytes, start + self._export.grain_bytes)
+        if self._known == self.capacity_bytes:
+            self._finish()
+
+    def _finish(self) -> None:
+        """After the last grain only the end of the stream is to come; with it the VM is let go."""
+        with suppress(DiskUnreadable, *TRANSPORT_ERRORS):
+            next(self._grains or iter(()), None)
+        self._let_go()
 
     def _next_grain(self) -> tuple[int, bytes]:
         if self._grains is None:

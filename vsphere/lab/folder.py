@@ -4,6 +4,8 @@
 vCenter does not have: a PUT with Content-Range writes only these bytes into the flat file of a disk. Every answer
 about such a file says so in the header X-Partial-Put, which a client must see before it tries: a server that ignores
 Content-Range would replace the whole file by the piece.
+
+A scripted `folder_status` of 200 makes the server one that knows no ranges; any other is the answer itself.
 """
 
 import os
@@ -48,6 +50,7 @@ class Target:
     disk: LabDisk | None
     """If it is the flat file of a disk."""
     owner: VirtualMachine | None
+    without_ranges: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
@@ -62,7 +65,7 @@ def get(handler: "Handler") -> None:
         if target.owner and target.owner.running and target.disk and not target.disk.meta.layers:
             raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "The file is locked: the VM writes to it.")
         size = target.path.stat().st_size
-        wanted = _range(handler.headers.get("Range"), size)
+        wanted = None if target.without_ranges else _range(handler.headers.get("Range"), size)
     except Refusal as refusal:
         _refuse(handler, refusal)
         return
@@ -105,7 +108,7 @@ def _target(handler: "Handler") -> Target:
     query = parse_qs(url.query)
     datastore, relative = query.get("dsName", [""])[0], unquote(url.path).removeprefix("/folder").strip("/")
     status = handler.lab.faults.folder_status(f"{datastore}/{relative}")
-    if status:
+    if status not in (None, HTTPStatus.OK):
         raise Refusal(HTTPStatus(status), "The lab was told to fail here.")
     handler.lab.stores.wait(datastore)
     _check_datacenter(handler.lab, query.get("dcPath", [""])[0])
@@ -116,7 +119,7 @@ def _target(handler: "Handler") -> Target:
     disk = None
     if path.name.endswith(FLAT):
         disk = handler.lab.shelf.of_stem(path.with_name(path.name.removesuffix(FLAT)))
-    return Target(datastore, path, disk, _owner(handler.lab, disk) if disk else None)
+    return Target(datastore, path, disk, _owner(handler.lab, disk) if disk else None, status is not None)
 
 
 def _check_datacenter(lab: Lab, path: str) -> None:
