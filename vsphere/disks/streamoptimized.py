@@ -31,7 +31,10 @@ GRAIN_LIMITS = range(8, 2049)
 LONGEST_OVERHEAD_SECTORS = 2**21
 PIECE_BYTES = 2**20
 ZEROS = bytes(GRAIN_BYTES)
-LEVEL = 1
+LEVEL, STORED = 1, 0
+SAMPLE = slice(GRAIN_BYTES // 2, GRAIN_BYTES // 2 + 4096)
+WORTH_IT = 0.9
+"""Deflating what does not shrink takes ten times as long as all the rest, so a sample is tried first."""
 
 
 class Stream(Protocol):
@@ -185,7 +188,7 @@ class Encoder:
         while grain // TABLE_GRAINS > len(self._directory):
             yield from self._flush_table()
         self._table[grain % TABLE_GRAINS] = self._written // SECTOR_BYTES
-        deflated = zlib.compress(self._held, LEVEL)
+        deflated = _deflated(self._held)
         self._held[:] = ZEROS
         raw = MARKER.pack(grain * (GRAIN_BYTES // SECTOR_BYTES), len(deflated)) + deflated
         yield self._counted(raw.ljust(_padded(len(raw)), b"\0"))
@@ -224,6 +227,12 @@ class Encoder:
             NEWLINES,
             DEFLATE,
         ).ljust(SECTOR_BYTES, b"\0")
+
+
+def _deflated(grain: bytearray) -> bytes:
+    sample = grain[SAMPLE]
+    shrinks = len(zlib.compress(sample, LEVEL)) < WORTH_IT * len(sample)
+    return zlib.compress(grain, LEVEL if shrinks else STORED)
 
 
 def _descriptor(sectors: int, name: str) -> bytes:
