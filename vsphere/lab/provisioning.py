@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 from pyVmomi import vim, vmodl
 
 from vsphere.lab import hardware
+from vsphere.lab.config import Config
 from vsphere.lab.entities import Entity, Host, Lab, check_name_is_free
 from vsphere.lab.loads import IDLE, Profile
 from vsphere.lab.shelf import split
-from vsphere.lab.vm import Config, VirtualMachine
+from vsphere.lab.vm import VirtualMachine
 
 if TYPE_CHECKING:
     from vsphere.lab.pools import ResourcePool

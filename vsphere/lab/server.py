@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vsphere.lab import certificate, content, restoring
+from vsphere.lab.authorization import AuthorizationManager
 from vsphere.lab.content import LabSpec
 from vsphere.lab.entities import Lab
 from vsphere.lab.faults import CONSOLIDATION_MIB_PER_S, Faults
@@ -26,6 +27,7 @@ from vsphere.lab.sessions import SessionManager, Sessions
 from vsphere.lab.shelf import DiskShelf
 from vsphere.lab.state import Record, Store, replace_file
 from vsphere.lab.stores import DATASTORE_MB_PER_S, Stores
+from vsphere.lab.tagging import Tags
 from vsphere.lab.tasks import Tasks
 from vsphere.lab.views import ViewManager
 
@@ -78,7 +80,7 @@ class LabServer:
         self.lab = Lab(
             registry=registry,
             store=Store(self.folder),
-            tasks=Tasks(registry),
+            tasks=Tasks(registry, faults),
             faults=faults,
             shelf=DiskShelf(self.folder / "datastores"),
             stores=stores,
@@ -119,7 +121,9 @@ class LabServer:
         self._add_services()
         pem = certificate.ensure(self.folder, self._host)
         context = certificate.server_context(pem)
-        self._http = LabHttpServer((self._host, self._port), self.lab, self.sessions, context)
+        self._http = LabHttpServer(
+            (self._host, self._port), self.lab, self.sessions, Tags(self.folder / "tags.json"), context
+        )
         self._thread = threading.Thread(target=self._http.serve_forever, args=(POLL_S,), daemon=True, name="lab-http")
         self._thread.start()
         self.generator.start()
@@ -134,6 +138,7 @@ class LabServer:
             "propertyCollector": Collector(registry, "propertyCollector"),
             "viewManager": ViewManager(registry),
             "sessionManager": SessionManager(registry, self.sessions),
+            "authorizationManager": AuthorizationManager(self.lab),
             "perfManager": PerformanceManager(self.lab, self.meter),
             "searchIndex": SearchIndex(self.lab, root),
         }

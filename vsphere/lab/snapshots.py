@@ -12,7 +12,8 @@ from vsphere.lab.state import Record
 from vsphere.lab.tasks import Task
 
 if TYPE_CHECKING:
-    from vsphere.lab.vm import Config, VirtualMachine
+    from vsphere.lab.config import Config
+    from vsphere.lab.vm import VirtualMachine
 
 MOST_SNAPSHOTS = 32
 

@@ -5,14 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vim, vmodl
 
-from vsphere.lab import changes, exports, hardware, questions, vm_summary, wire
+from vsphere.lab import changes, exports, hardware, questions, registering, vm_summary, wire
+from vsphere.lab.config import Config
 from vsphere.lab.disk import LabDisk
 from vsphere.lab.entities import Entity, Host, Lab, Network, check_name_is_free
 from vsphere.lab.leases import Lease, refuse_leased
@@ -29,31 +28,6 @@ if TYPE_CHECKING:
 
 ON, OFF = "poweredOn", "poweredOff"
 LAYOUT_AGE = timedelta(minutes=30)
-
-
-@dataclass(frozen=True)
-class Config:
-    """A ConfigInfo that is never changed in place, with its XML for the state folder."""
-
-    info: Any
-    xml: str
-
-    @cached_property
-    def home(self) -> str:
-        """`[datastore] folder`"""
-        return str(self.info.files.vmPathName).rpartition("/")[0]
-
-    @cached_property
-    def instance_uuid(self) -> str:
-        return str(self.info.instanceUuid)
-
-    @classmethod
-    def of(cls, info: Any) -> "Config":
-        return cls(info, wire.to_xml(info))
-
-    @classmethod
-    def parse(cls, xml: str) -> "Config":
-        return cls(wire.from_xml(xml), xml)
 
 
 class VirtualMachine(Entity):
@@ -210,7 +184,7 @@ class VirtualMachine(Entity):
         return refs(self.snapshots[:1])
 
     def p_resourcePool(self) -> Any:
-        return self.pool.ref
+        return None if self.config.info.template else self.pool.ref
 
     def p_parentVApp(self) -> Any:
         return self.pool.ref if isinstance(self.pool.ref, vim.VirtualApp) else None
@@ -351,6 +325,15 @@ class VirtualMachine(Entity):
 
     def PowerOffVM_Task(self, call: Call) -> Any:
         return self.task("PowerOffVM_Task", lambda _task: self.set_power(OFF))
+
+    def MarkAsTemplate(self, call: Call) -> None:
+        registering.mark(self, template=True)
+
+    def MarkAsVirtualMachine(self, call: Call, pool: Any, host: Any = None) -> None:
+        registering.mark(self, template=False)
+
+    def UnregisterVM(self, call: Call) -> None:
+        registering.unregister(self)
 
     def AnswerVM(self, call: Call, questionId: str, answerChoice: str) -> None:
         questions.answer(self, questionId, answerChoice)
