@@ -46,6 +46,13 @@ class Vm:
     powered_on: bool
     change_tracking: bool
     disks: tuple[Disk, ...]
+    folder: str = ""
+    """The inventory path of its folder, `/datacenter/vm/…`; a vApp's VM lies in the vApp's folder."""
+    pool: str = ""
+    """The inventory path of its resource pool or vApp, `/datacenter/host/cluster/Resources/…`."""
+    tags: tuple[str, ...] = ()
+    """`category/tag`, sorted."""
+    template: bool = False
 
     @property
     def capacity_bytes(self) -> int:
@@ -58,6 +65,10 @@ class VApp:
     name: str
     parent_ref: str | None
     """The vApp that this one is nested in."""
+    folder: str = ""
+    pool: str = ""
+    """Its own inventory path among the pools."""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +97,34 @@ class Inventory:
     vms: tuple[Vm, ...]
     hosts: tuple[Host, ...]
     datastores: tuple[Datastore, ...]
+    templates: tuple[Vm, ...] = ()
+    """They are not backed up, and keep their identity when they become VMs again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InventoryChange:
+    version: str
+    """For the next `watch`."""
+    full: bool
+    """`seen` is all that there is, and what it lacks has gone; else it holds only what is new or different."""
+    seen: Inventory
+    gone: frozenset[str] = frozenset()
+    """Refs of what has left since the version asked for."""
+
+    @property
+    def is_empty(self) -> bool:
+        seen = self.seen
+        return not (self.full or self.gone or seen.vapps or seen.vms or seen.hosts or seen.datastores or seen.templates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingPrivilege:
+    privilege: str
+    """vCenter's id of it."""
+    purpose: str
+    """`back up` or `recover`."""
+    places: tuple[str, ...]
+    """The datacenters where the account lacks it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +251,15 @@ class Platform(Protocol):
         """Logs out. The object is not used afterwards."""
 
     def inventory(self) -> Inventory:
-        """Everything there is now. Templates are left out."""
+        """Everything there is now."""
+
+    def watch(self, since: str | None, wait_s: float) -> InventoryChange:
+        """What has changed since the version `since`, as soon as there is something, after `wait_s` at the latest.
+        None, and every version but the last that this object has told, are answered with everything at once; so is
+        the last one when the platform has lost track. Tags may lag by a minute."""
+
+    def missing_privileges(self) -> tuple[MissingPrivilege, ...]:
+        """What the account may not do although the product needs it, in the order of need."""
 
     def load(self, vm_refs: Sequence[str], window_s: int) -> dict[str, Load]:
         """The mean load of each VM over the last `window_s` seconds, in bulk; every ref asked for is a key."""

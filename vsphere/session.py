@@ -118,6 +118,11 @@ class Session:
         except TRANSPORT_ERRORS as error:
             raise unreachable(error, self.address) from error
 
+    @property
+    def credentials(self) -> tuple[str, str]:
+        """User name and password, for vCenter's interfaces that know nothing of this login."""
+        return self._connection.username, self._connection.password
+
     def cookie(self) -> tuple[int, str]:
         """The epoch and the cookie header that file transfers send."""
         with self._lock:

@@ -71,7 +71,8 @@ CANNOT = {
 def running(folder: Path) -> Iterator[Connection]:
     assert BINARY
     pem = certificate.ensure(folder, "127.0.0.1")
-    with subprocess.Popen([BINARY, str(pem)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipe, silence = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen([BINARY, str(pem)], stdin=pipe, stdout=pipe, stderr=silence, text=True) as process:
         assert process.stdout
         host, _, port = process.stdout.readline().strip().partition(":")
         yield Connection(

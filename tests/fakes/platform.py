@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from backups.differences import difference
 from backups.errors import ChangeTrackingUnusable, HotfirstError, NotFound, RecoveryRefused, SnapshotFailed
 from backups.platform import (
     Area,
@@ -17,7 +18,9 @@ from backups.platform import (
     Disk,
     Host,
     Inventory,
+    InventoryChange,
     Load,
+    MissingPrivilege,
     Quiesce,
     Snapshot,
     SnapshotDisk,
@@ -55,6 +58,8 @@ class FakePlatform:
         }
         self._vapp_settings: dict[str, dict[str, Any]] = {}
         self._failures: dict[str, list[HotfirstError]] = {}
+        self._told: tuple[str, Inventory] | None = None
+        self.lacking: tuple[MissingPrivilege, ...] = ()
         self.calls: list[tuple[str, Any, float]] = []
         """Call, what it was about, and when (monotonic seconds), in the order they came."""
 
@@ -138,6 +143,10 @@ class FakePlatform:
         vm = next(v for v in self._vms.values() if v.vm.name == name)
         vm.vm = replace(vm.vm, vapp_ref=vapp_ref)
 
+    def make_template(self, name: str) -> None:
+        vm = next(v for v in self._vms.values() if v.vm.name == name)
+        vm.vm = replace(vm.vm, template=True, powered_on=False)
+
     def fail_next(self, call: str, error: HotfirstError) -> None:
         self._failures.setdefault(call, []).append(error)
 
@@ -163,10 +172,34 @@ class FakePlatform:
         return Inventory(
             instance_uuid=self._instance_uuid,
             vapps=tuple(self._vapps.values()),
-            vms=tuple(v.vm for v in self._vms.values()),
+            vms=tuple(v.vm for v in self._vms.values() if not v.vm.template),
             hosts=tuple(Host(ref=f"host-{n}", name=f"host{n}", pool_ref="pool-1") for n in (1, 2)),
             datastores=tuple(replace(store, latency_ms=None) for store in self._datastores.values()),
+            templates=tuple(v.vm for v in self._vms.values() if v.vm.template),
         )
+
+    def watch(self, since: str | None, wait_s: float) -> InventoryChange:
+        self._called("watch", since)
+        deadline = time.monotonic() + wait_s
+        while True:
+            change = self._change(since)
+            if not change.is_empty or time.monotonic() >= deadline:
+                return change
+            time.sleep(0.01)
+
+    @_locked
+    def _change(self, since: str | None) -> InventoryChange:
+        now = self.inventory()
+        if self._told is None or since != self._told[0]:
+            change = InventoryChange(version=str(uuid4()), full=True, seen=now)
+        else:
+            change = difference(self._told[1], now, since)
+            change = change if change.is_empty else replace(change, version=str(uuid4()))
+        self._told = change.version, now
+        return change
+
+    def missing_privileges(self) -> tuple[MissingPrivilege, ...]:
+        return self.lacking
 
     @_locked
     def datastores(self) -> tuple[Datastore, ...]:
