@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -6,9 +6,9 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.module_loading import import_string
 
-from backups.errors import HotfirstError, InvalidRequest
+from backups.errors import HotfirstError, InvalidRequest, PermissionMissing
 from backups.models import VCenter
-from backups.platform import Connection, Platform
+from backups.platform import Connection, MissingPrivilege, Platform
 from backups.services import audit, inventory
 from backups.services.audit import Actor
 from backups.vault import seal, unseal
@@ -24,22 +24,54 @@ def look_up_certificate(host: str, port: int) -> tuple[str, str]:
 def enrol_vcenter(actor: Actor, *, password: str, **fields: Any) -> VCenter:
     """`fields`: name, host, port, username, certificate_pem. Logs in and reads the inventory before anything is
     kept, so that a wrong address, certificate or password changes nothing. Under the name that it has already, the
-    same vCenter is enrolled again: that is how its address, certificate or password is changed."""
+    same vCenter is enrolled again: that is how its address, certificate or password is changed. An account that may
+    not do what backups need is refused; what only recoveries need is said beside the vCenter."""
     known = VCenter.objects.filter(name=fields["name"]).first()
     vcenter = VCenter(**fields)
     if known:
         vcenter.pk, vcenter.synced_at = known.pk, known.synced_at
     vcenter.sealed_password = seal(password.encode(), vcenter.pk, "vcenter password")
     with in_the_providers_words(), connect(vcenter) as platform:
-        seen = platform.inventory()
+        _refuse_unable(platform)
+        lacking, seen = what_is_lacking(platform), platform.inventory()
     _refuse_another(known, fields["name"], seen.instance_uuid)
     with transaction.atomic():
         vcenter.instance_uuid = seen.instance_uuid
         vcenter.save(force_insert=known is None, force_update=known is not None)
         action = "vcenter.enrol_again" if known else "vcenter.enrol"
         audit.record(actor, None, action, vcenter.name, host=vcenter.host, port=vcenter.port)
-        inventory.store(vcenter, seen)
+        inventory.store(vcenter, seen, lacking)
     return vcenter
+
+
+def what_is_lacking(platform: Platform) -> str:
+    """Sentences for the provider about what the account is not allowed; empty if it is allowed all that is needed."""
+    missing = platform.missing_privileges()
+    told = []
+    for purpose, effect in EFFECTS.items():
+        lacking = [each for each in missing if each.purpose == purpose]
+        if lacking:
+            told.append(f"{effect} will fail until the vCenter account has {_listed(lacking)}.")
+    return " ".join(told)
+
+
+EFFECTS = {"back up": "Backups", "recover": "Recoveries"}
+
+
+def _refuse_unable(platform: Platform) -> None:
+    lacking = [each for each in platform.missing_privileges() if each.purpose == "back up"]
+    if lacking:
+        raise PermissionMissing(
+            f"The vCenter account lacks privileges that backups need: {_listed(lacking)}. Add them to its role in "
+            "vCenter and try again."
+        )
+
+
+def _listed(missing: Sequence[MissingPrivilege]) -> str:
+    by_place: dict[tuple[str, ...], list[str]] = {}
+    for each in missing:
+        by_place.setdefault(each.places, []).append(each.privilege)
+    return "; ".join(f"{', '.join(names)} on {', '.join(places)}" for places, names in by_place.items())
 
 
 def _refuse_another(known: VCenter | None, name: str, instance_uuid: str) -> None:
