@@ -28,6 +28,7 @@ from vsphere.certificates import fetch_certificate, fingerprint
 from vsphere.disks import choosing, datastore
 from vsphere.disks.folder import FolderClient
 from vsphere.faults import translating
+from vsphere.imports import Imports
 from vsphere.session import Session
 from vsphere.watching import InventoryWatch
 
@@ -45,10 +46,12 @@ class VSpherePlatform:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._folder = FolderClient(session)
+        self._imports = Imports()
         self._counters = load.PerfCounters(session)
         self._watch = InventoryWatch(session)
 
     def close(self) -> None:
+        self._imports.close()
         self._folder.close()
         self._session.close()
 
@@ -78,12 +81,14 @@ class VSpherePlatform:
 
     @translating()
     def enable_change_tracking(self, vm_ref: str) -> bool:
+        self._imports.finish(vm_ref)
         return recovery.enable_change_tracking(self._session, vm_ref)
 
     @translating()
     def create_snapshots(
         self, orders: Sequence[SnapshotOrder], *, at: datetime | None = None, quiesce: Quiesce = Quiesce.TRY
     ) -> dict[str, Snapshot | Exception]:
+        self._imports.finish(*(order.vm_ref for order in orders))
         return snapshots.create(self._session, orders, at, quiesce)
 
     @translating()
@@ -120,32 +125,41 @@ class VSpherePlatform:
 
     @translating()
     def configure_vapp(self, vapp_ref: str, config: VAppConfig, vm_refs: dict[str, str]) -> None:
+        self._imports.finish(*vm_refs.values())
         vapps.configure(self._session, vapp_ref, config, vm_refs)
 
     @translating()
     def create_vm(self, config: VmConfig, name: str, marker: str, target: Target) -> str:
-        return recovery.create_vm(self._session, config, name, marker, target)
+        return recovery.create_vm(self._session, self._imports, config, name, marker, target)
 
     @translating()
     def reconfigure_vm(self, vm_ref: str, config: VmConfig) -> None:
+        self._imports.finish(vm_ref)
         recovery.reconfigure_vm(self._session, vm_ref, config)
 
     @translating()
     def open_disk_for_writing(self, vm_ref: str, disk_key: int) -> DiskWriter:
-        return datastore.open_for_writing(self._session, self._folder, vm_ref, disk_key)
+        def to_files() -> DiskWriter:
+            return datastore.open_for_writing(self._session, self._folder, vm_ref, disk_key)
+
+        return self._imports.writer(vm_ref, disk_key, to_files)
 
     @translating()
     def open_current_disk(self, vm_ref: str, disk_key: int) -> DiskReader:
+        self._imports.finish(vm_ref)
         return choosing.open_current_disk(self._session, self._folder, vm_ref, disk_key)
 
     @translating()
     def power(self, vm_ref: str, on: bool) -> None:
+        self._imports.finish(vm_ref)
         recovery.power(self._session, vm_ref, on)
 
     @translating()
     def destroy_vm(self, vm_ref: str) -> None:
+        self._imports.abandon(vm_ref)
         recovery.destroy_vm(self._session, vm_ref)
 
     @translating()
     def consolidate(self, vm_ref: str) -> bool:
+        self._imports.finish(vm_ref)
         return snapshots.consolidate(self._session, vm_ref)

@@ -33,9 +33,16 @@ def test_a_datastore_that_fails_in_the_middle_is_told_not_hidden(lab_world: LabW
             disk.read(0, 100)
 
 
+def existing_vm(world: LabWorld) -> str:
+    """Powered off, and there to stay."""
+    ref = copy_of(world.platform, world.new_vm())
+    world.platform.power(ref, False)
+    return ref
+
+
 def test_without_partial_writes_the_whole_file_is_put(lab_world: LabWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datastore, "takes_ranges", lambda *_: False)
-    ref = copy_of(lab_world.platform, lab_world.new_vm())
+    ref = existing_vm(lab_world)
     data = random.Random(5).randbytes(200_000)
     for start in (700_000, 10):
         with lab_world.platform.open_disk_for_writing(ref, 2000) as writer:
@@ -48,14 +55,14 @@ def test_without_partial_writes_the_whole_file_is_put(lab_world: LabWorld, monke
 
 
 def test_nothing_is_written_outside_the_disk(lab_world: LabWorld) -> None:
-    ref = copy_of(lab_world.platform, lab_world.new_vm())
+    ref = existing_vm(lab_world)
     with lab_world.platform.open_disk_for_writing(ref, 2000) as writer:
         with pytest.raises(PlatformError, match="outside"):
             writer.write(MIB - 1, b"xx")
 
 
 def test_a_full_or_locked_datastore_refuses_the_write_with_a_sentence(lab_world: LabWorld, faults: Path) -> None:
-    ref = copy_of(lab_world.platform, lab_world.new_vm())
+    ref = existing_vm(lab_world)
     with lab_world.platform.open_disk_for_writing(ref, 2000) as writer:
         faults.write_text(json.dumps({"folder_status": {"*": 507}}))
         with pytest.raises(PlatformError, match="whether it has room"):

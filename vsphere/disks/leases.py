@@ -9,15 +9,20 @@ from typing import Any
 from pyVmomi import vim, vmodl
 
 from backups.errors import PlatformError, PlatformUnreachable
-from vsphere.faults import translated
 from vsphere.properties import read
 from vsphere.session import Session
 
 READY_TIMEOUT_S = 600
 LONGEST_POLL_S = 1.0
 MOST_BETWEEN_SIGNS_S = 60
-
 log = logging.getLogger(__name__)
+
+
+class LeaseLost(PlatformUnreachable):
+    """Its session ended, and a lease ends with it."""
+
+    def __init__(self) -> None:
+        super().__init__("vCenter ended the session while it carried the VM's disks; it is tried again later.")
 
 
 class HeldLease:
@@ -51,15 +56,13 @@ class HeldLease:
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_POLL_S)
         if state != "ready":
-            raise translated(self._read("error") or vmodl.fault.SystemError(msg=f"The lease is {state}."))
+            raise self._read("error") or vmodl.fault.SystemError(msg=f"The lease is {state}.")
 
     def _read(self, name: str) -> Any:
         try:
             return read(self._session, vim.HttpNfcLease, self._ref, name).get(name)
         except vmodl.fault.ManagedObjectNotFound as fault:
-            raise PlatformUnreachable(
-                "vCenter ended the session while it got ready; it is tried again later."
-            ) from fault
+            raise LeaseLost() from fault
 
     def _keep_alive(self) -> None:
         """Four signs of life in the time that the lease has."""
@@ -75,9 +78,12 @@ class HeldLease:
         self._session.call(lambda stub: request(vim.HttpNfcLease(self._ref, stub)))
 
     def complete(self) -> None:
-        """Raises what vCenter says if the lease was lost before."""
+        """Raises LeaseLost, or what vCenter says."""
         self._closed.set()
-        self._call(lambda lease: lease.Complete())
+        try:
+            self._call(lambda lease: lease.Complete())
+        except vmodl.fault.ManagedObjectNotFound as fault:
+            raise LeaseLost() from fault
 
     def close(self, *, completed: bool) -> None:
         """Lets the VM go; a lease that was lost has let go of it already."""

@@ -62,7 +62,8 @@ def _order(vapp: "VApp", members: list[Entity], specs: list[Any]) -> None:
 
 def _undo(cargo: Cargo) -> None:
     for vm in cargo.vms:
-        vm.destroy()
+        if vm.moid in vm.registry.objects:
+            vm.destroy()
     vanish = getattr(cargo.entity, "vanish_with_kids", None)
     if vanish:
         vanish()
