@@ -25,7 +25,9 @@ class HotfirstError(Exception):
 
     def for_provider(self) -> Self:
         """The same error in the words for the provider, where nobody else listens."""
-        return type(self)(self.provider_message)
+        twin = type(self).__new__(type(self), self.provider_message)
+        twin._provider = ""
+        return twin
 
 
 class PlatformError(HotfirstError):
