@@ -300,6 +300,10 @@ class Platform(Protocol):
         disk's changes. `since` None: the areas that are allocated at all, where that can be trusted. Raises
         ChangeTrackingUnusable with the reason when everything must be read instead."""
 
+    def changed_since(self, vm_ref: str, disk_key: int, since: str) -> Iterator[Area]:
+        """As `changed_areas`, up to now, of a VM that is powered off. Ask for all of a VM's disks before any of them is
+        opened for writing, which may end the tracking. Raises ChangeTrackingUnusable."""
+
     def describe(self, vm_ref: str, snapshot: Snapshot | None = None) -> VmConfig:
         """The configuration at the snapshot, or now."""
 

@@ -111,6 +111,11 @@ class VSpherePlatform:
         with translating():
             yield from changes.changed_areas(self._session, snapshot, disk, since)
 
+    def changed_since(self, vm_ref: str, disk_key: int, since: str) -> Iterator[Area]:
+        with translating():
+            self._imports.finish(vm_ref)
+            yield from changes.changed_since(self._session, vm_ref, disk_key, since)
+
     @translating()
     def describe(self, vm_ref: str, snapshot: Snapshot | None = None) -> VmConfig:
         return configs.describe(self._session, vm_ref, snapshot)

@@ -305,6 +305,18 @@ class FakePlatform:
             raise ChangeTrackingUnusable("Change tracking was reset since the last archive.")
         return areas_since(held.epochs[disk.key], int(number), disk.capacity_bytes)
 
+    def changed_since(self, vm_ref: str, disk_key: int, since: str) -> Iterator[Area]:
+        yield from self._changed_since(vm_ref, disk_key, since)
+
+    @_locked
+    def _changed_since(self, vm_ref: str, disk_key: int, since: str) -> list[Area]:
+        vm = self._get(vm_ref)
+        tracking_id, _, number = since.partition("/")
+        disk = vm.disks.get(disk_key)
+        if not vm.vm.change_tracking or disk is None or tracking_id != vm.tracking_id:
+            raise ChangeTrackingUnusable("Change tracking was reset since the last archive.")
+        return areas_since(disk.epochs, int(number), len(disk.data))
+
     @_locked
     def describe(self, vm_ref: str, snapshot: Snapshot | None = None) -> VmConfig:
         if snapshot is not None:

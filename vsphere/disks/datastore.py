@@ -2,15 +2,21 @@
 that, else spooled and put as a whole."""
 
 import http.client
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Self
+
+from pyVmomi import vim
 
 from backups.errors import DiskUnreadable, PlatformError
 from backups.platform import DiskWriter
+from vsphere.changes import switch_tracking
 from vsphere.disks.folder import Answer, Body, File, FolderClient
 from vsphere.disks.places import flat_file, idle_disk
 from vsphere.disks.spool import SpooledWriter
+from vsphere.faults import translating
 from vsphere.inventory import disk_of
+from vsphere.properties import read
 from vsphere.session import Session
 
 WRITTEN = (http.client.OK, http.client.CREATED, http.client.NO_CONTENT)
@@ -21,9 +27,15 @@ PIECE_BYTES = 2**20
 def open_for_writing(session: Session, folder: FolderClient, vm_ref: str, disk_key: int) -> DiskWriter:
     device = idle_disk(session, vm_ref, disk_key)
     file, capacity_bytes = flat_file(session, device), disk_of(device).capacity_bytes
+    writer: DiskWriter
     if takes_ranges(folder, file, capacity_bytes):
-        return RangeWriter(folder, file, capacity_bytes)
-    return SpooledWriter(DatastoreReader(folder, file, capacity_bytes), lambda body: put(folder, file, body))
+        writer = RangeWriter(folder, file, capacity_bytes)
+    else:
+        writer = SpooledWriter(DatastoreReader(folder, file, capacity_bytes), lambda body: put(folder, file, body))
+    tracked = "config.changeTrackingEnabled"
+    if read(session, vim.VirtualMachine, vm_ref, tracked).get(tracked):
+        return TrackedAnew(writer, lambda on: switch_tracking(session, vm_ref, on))
+    return writer
 
 
 class DatastoreReader:
@@ -101,6 +113,43 @@ class RangeWriter:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class TrackedAnew:
+    """Change tracking sees what a VM writes, not what is put into its files. So it is switched off before the first
+    write, and anew when all are done: the next backup finds other change ids and reads everything."""
+
+    def __init__(self, writer: DiskWriter, switch: Callable[[bool], None]) -> None:
+        self._writer, self._switch = writer, switch
+        self._lock, self._off = threading.Lock(), False
+
+    def write(self, start: int, data: bytes) -> None:
+        with self._lock:
+            if not self._off:
+                self._switch_to(False)
+                self._off = True
+        self._writer.write(start, data)
+
+    def _switch_to(self, on: bool) -> None:
+        with translating():
+            self._switch(on)
+
+    def close(self) -> None:
+        self._writer.close()
+        self._on_again()
+
+    def _on_again(self) -> None:
+        if self._off:
+            self._switch_to(True)
+            self._off = False
+
+    def __enter__(self) -> Self:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._writer.__exit__(*exc)
+        self._on_again()
 
 
 def takes_ranges(folder: FolderClient, file: File, capacity_bytes: int) -> bool:

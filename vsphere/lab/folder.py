@@ -5,6 +5,8 @@ vCenter does not have: a PUT with Content-Range writes only these bytes into the
 about such a file says so in the header X-Partial-Put, which a client must see before it tries: a server that ignores
 Content-Range would replace the whole file by the piece.
 
+What is put is not tracked as a change: the file is written past the VM's own way to its disk.
+
 A scripted `folder_status` of 200 makes the server one that knows no ranges; any other is the answer itself.
 """
 
@@ -175,7 +177,7 @@ def _write_disk(handler: "Handler", target: Target, disk: LabDisk, pieces: Itera
     for data in _aligned(pieces, start):
         if position + len(data) > stop:
             raise Refusal(HTTPStatus.BAD_REQUEST, "The body is longer than its place.")
-        disk.write_sparse(position, data)
+        disk.write_sparse(position, data, tracked=False)
         handler.lab.stores.count(target.datastore, written=len(data))
         position += len(data)
     if position != stop:

@@ -298,16 +298,19 @@ class VirtualMachine(Entity):
         self, call: Call, deviceKey: int, startOffset: int, changeId: str, snapshot: Any = None
     ) -> Any:
         taken = self.registry.find(snapshot) if snapshot is not None else None
-        if taken not in self.snapshots:
-            raise vmodl.fault.InvalidArgument(invalidProperty="snapshot", msg="A snapshot of this VM is needed.")
-        disk = next((disk for device, disk in self.disks(taken.config) if device.key == deviceKey), None)
+        if taken is None and self.running:
+            raise vim.fault.FileFault(file=self.config.home, msg="The disk of a running VM has no state to compare.")
+        if taken is not None and taken not in self.snapshots:
+            raise vmodl.fault.InvalidArgument(invalidProperty="snapshot", msg="This is no snapshot of the VM.")
+        config = taken.config if taken else None
+        disk = next((disk for device, disk in self.disks(config) if device.key == deviceKey), None)
         if disk is None or not 0 <= startOffset < disk.meta.capacity_bytes:
             name = "startOffset" if disk else "deviceKey"
             raise vmodl.fault.InvalidArgument(
                 invalidProperty=name, msg=f"A specified parameter was not correct: {name}"
             )
         try:
-            length, areas = disk.changed_areas(taken.number, startOffset, changeId)
+            length, areas = disk.changed_areas(taken.number if taken else None, startOffset, changeId)
         except changes.ChangeIdInvalid as error:
             raise vim.fault.FileFault(file=disk.flat.name, msg=str(error)) from error
         extent = vim.VirtualMachine.DiskChangeInfo.DiskChangeExtent
