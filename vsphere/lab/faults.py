@@ -12,7 +12,8 @@ It follows `faults.json` in the state folder, which may be written at any time, 
      "calls": {"<method>": {"fault": "FileLocked", "msg": "…", "of": "<name of the object>", "times": 1, "file": "…"}},
      "tasks": {"<method>": {…}}}
 
-`calls` fail before anything is done; `tasks` begin, and end with the fault. Without `of` whatever object they are of,
+`calls` fail before anything is done; `tasks` begin, and end with the fault; the task `consolidation` is the second half
+of RemoveSnapshot_Task, when the snapshot has left the tree. Without `of` whatever object they are of,
 without `times` every time; the rest are fields of the fault.
 """
 
@@ -22,8 +23,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pyVmomi import vim, vmodl
+from pyVmomi import VmomiSupport, vim, vmodl
 
+from vsphere.lab import wire
 from vsphere.lab.state import replace_file
 
 CONSOLIDATION_MIB_PER_S = 64.0
@@ -64,8 +66,13 @@ def made(scripted: Any) -> Any:
     kind = getattr(vim.fault, scripted["fault"], None) or getattr(vmodl.fault, scripted["fault"], None)
     if kind is None:
         raise ValueError(f"vSphere knows no fault {scripted['fault']}.")
+    needed = {
+        each.name: each.type("gone-0")
+        for each in kind._GetPropertyList()
+        if issubclass(each.type, VmomiSupport.ManagedObject) and not each.flags & wire.OPTIONAL
+    }
     try:
-        return kind(**{name: value for name, value in scripted.items() if name not in OWN_FIELDS})
+        return wire.filled(kind, **needed | {name: value for name, value in scripted.items() if name not in OWN_FIELDS})
     except (AttributeError, TypeError) as error:
         raise ValueError(f"{scripted['fault']}: {error}") from error
 

@@ -83,6 +83,7 @@ class Snapshot(Managed):
             index = self.vm.snapshots.index(self)
             for snapshot in self.vm.snapshots[index:] if removeChildren else [self]:
                 snapshot.detach()
+            self.vm.lab.faults.in_task("consolidation", self.vm.name)
             if consolidate is not False:
                 self.vm.consolidate(task)
 
