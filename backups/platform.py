@@ -6,7 +6,7 @@ Identity over time is `Vm.uuid` (vCenter's instanceUuid), never a name. Every ca
 `backups.errors`. Unless a docstring says otherwise a call may be repeated without harm.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -227,6 +227,11 @@ class VmConfig:
     uuid: str
     settings: dict[str, Any]
     disks: tuple[Disk, ...]
+    identity: dict[str, Any] = field(default_factory=dict)
+    """JSON: what guests and networks know the VM by, besides `uuid`: its BIOS's UUID, its cards' addresses. Unequal in
+    VMs that are otherwise equal."""
+    left_out: tuple[str, ...] = ()
+    """Labels of devices that are not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +249,10 @@ class Target:
     host_ref: str
     datastore: str
     vapp_ref: str | None = None
+    network_map: Mapping[str, str] = field(default_factory=dict)
+    """The name of an archived network to that of the one to use instead; others keep theirs."""
+    same_identity: bool = False
+    """As its original, which must have gone; else the VM gets an identity of its own."""
 
 
 class Platform(Protocol):
@@ -318,6 +327,9 @@ class Platform(Protocol):
     def create_vm(self, config: VmConfig, name: str, marker: str, target: Target) -> str:
         """Makes a powered-off VM with empty disks and returns its ref. `marker` is unique and kept on the VM: a VM
         that already carries it is returned instead of making a second one. Raises RecoveryRefused."""
+
+    def recovery_warnings(self, config: VmConfig, target: Target) -> tuple[str, ...]:
+        """What of `config` a VM made at `target` will lack, in sentences."""
 
     def reconfigure_vm(self, vm_ref: str, config: VmConfig) -> None:
         """Brings an existing, powered-off VM back to `config` (disks of the same key keep their files; missing

@@ -138,6 +138,10 @@ class VSpherePlatform:
         return recovery.create_vm(self._session, self._imports, config, name, marker, target)
 
     @translating()
+    def recovery_warnings(self, config: VmConfig, target: Target) -> tuple[str, ...]:
+        return recovery.warnings(self._session, config, target)
+
+    @translating()
     def reconfigure_vm(self, vm_ref: str, config: VmConfig) -> None:
         self._imports.finish(vm_ref)
         recovery.reconfigure_vm(self._session, vm_ref, config)

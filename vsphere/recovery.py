@@ -139,14 +139,37 @@ def _look_again(session: Session, marker: str, name: str) -> str:
 def _new_vm(session: Session, config: VmConfig, name: str, marker: str, target: Target) -> Any:
     spec = specs.scalars(config)
     spec.name, spec.instanceUuid = name, _uuid_of(marker)
+    addresses: list[dict[str, Any]] = []
+    if target.same_identity:
+        _refuse_twin(session, config)
+        spec.instanceUuid, spec.uuid = config.uuid, config.identity.get("bios_uuid")
+        addresses = config.identity.get("addresses", [])
     spec.files = vim.vm.FileInfo(vmPathName=f"[{target.datastore}]")
     kept = config.settings
     spec.deviceChange = [
         *specs.controllers(kept.get("controllers", ())),
         *specs.disks(config, config.disks, target.datastore),
-        *specs.cards(kept.get("networks", ()), networks.of_host(session, target.host_ref)),
+        *specs.cards(_cards_at(config, target), networks.of_host(session, target.host_ref), addresses),
     ]
     return spec
+
+
+def _cards_at(config: VmConfig, target: Target) -> list[dict[str, Any]]:
+    return networks.mapped(config.settings.get("networks", ()), target.network_map)
+
+
+def _refuse_twin(session: Session, config: VmConfig) -> None:
+    """Two VMs of one identity would take each other's addresses, and vCenter would give one of them another."""
+    path = "config.instanceUuid"
+    if any(vm.values.get(path) == config.uuid for vm in read_all(session, {vim.VirtualMachine: (path,)})):
+        raise RecoveryRefused(
+            f"{config.name} is still there, and no other VM can have its identity; recover it in place, or as another."
+        )
+
+
+def warnings(session: Session, config: VmConfig, target: Target) -> tuple[str, ...]:
+    lost = [f"{label} is of a kind that is not recovered, and is left out." for label in config.left_out]
+    return (*lost, *networks.warnings(_cards_at(config, target), networks.of_host(session, target.host_ref)))
 
 
 def _mark(spec: Any, marker: str) -> None:

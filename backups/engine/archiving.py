@@ -77,7 +77,13 @@ def archive_vm(
     stats = writer.commit(
         archive_id=archive_id,
         backup_time=snapshot.taken_at,
-        config={"name": config.name, "uuid": config.uuid, "settings": config.settings},
+        config={
+            "name": config.name,
+            "uuid": config.uuid,
+            "settings": config.settings,
+            "identity": config.identity,
+            "left_out": list(config.left_out),
+        },
         extra=extra,
     )
     return Archived(

@@ -27,7 +27,14 @@ def config_of(archive: ArchiveReader) -> VmConfig:
         Disk(key=d.key, label=d.label, capacity_bytes=d.capacity_bytes, datastore="", path="") for d in archive.disks
     )
     kept = archive.config
-    return VmConfig(name=kept["name"], uuid=kept["uuid"], settings=kept["settings"], disks=disks)
+    return VmConfig(
+        name=kept["name"],
+        uuid=kept["uuid"],
+        settings=kept["settings"],
+        disks=disks,
+        identity=kept.get("identity", {}),  # archives of earlier versions have neither of the two
+        left_out=tuple(kept.get("left_out", ())),
+    )
 
 
 def recover_as_new(

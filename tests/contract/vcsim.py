@@ -57,6 +57,7 @@ CANNOT = {
     "test_what_is_written_in_any_order_is_read_back": NO_BYTES,
     "test_what_is_not_written_stays": NO_BYTES,
     "test_a_snapshot_recovered_as_new_is_equal_byte_for_byte": NO_BYTES,
+    "test_a_recovered_vm_may_have_its_originals_identity_once_that_has_gone": EXACT_TYPE,
     "test_a_marked_vm_is_made_once": EXACT_TYPE,
     "test_a_name_that_is_taken_is_refused_with_advice": "vcsim lets VMs have the same name",
     "test_a_vm_is_brought_back_to_its_configuration": NO_BYTES,

@@ -354,9 +354,16 @@ class FakePlatform:
             return existing
         if any(vm.vm.name == name for vm in self._vms.values()):
             raise RecoveryRefused(f"There is a VM named {name} already; choose another name.")
-        ref = self._make(replace(config, uuid=str(uuid4())), name, target.vapp_ref, target.datastore)
+        twin = any(vm.vm.uuid == config.uuid for vm in self._vms.values())
+        if target.same_identity and twin:
+            raise RecoveryRefused(f"{config.name} is still there; recover it in place, or with a new identity.")
+        uuid = config.uuid if target.same_identity else str(uuid4())
+        ref = self._make(replace(config, uuid=uuid), name, target.vapp_ref, target.datastore)
         self._vms[ref].marker = marker
         return ref
+
+    def recovery_warnings(self, config: VmConfig, target: Target) -> tuple[str, ...]:
+        return tuple(f"{label} is of a kind that is not recovered, and is left out." for label in config.left_out)
 
     @_locked
     def reconfigure_vm(self, vm_ref: str, config: VmConfig) -> None:
