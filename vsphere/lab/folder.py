@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pyVmomi import vim
 
-from vsphere.lab import hardware
+from vsphere.lab import descriptors, hardware
 from vsphere.lab.blocks import BLOCK_BYTES
 from vsphere.lab.disk import LabDisk
 from vsphere.lab.entities import Lab
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from vsphere.lab.http import Handler
 
 FLAT = "-flat.vmdk"
-HIDDEN = re.compile(r"(-ctk(-\d+)?\.vmdk|-\d{6}-delta\.vmdk|\.map|\.disk\.json|\.new)$")
+HIDDEN = re.compile(r"(-ctk(-\d+)?\.vmdk|\.map|\.disk\.json|\.new)$")
+READ_ONLY = re.compile(rf"{HIDDEN.pattern}|-\d{{6}}(-delta)?\.vmdk$")
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 PARTIAL_PUT = {"X-Partial-Put": "content-range"}
@@ -62,6 +63,10 @@ class Target:
 def get(handler: "Handler") -> None:
     try:
         target = _target(handler)
+        if (text := _descriptor(handler.lab, target.path)) is not None:
+            handler.reply(HTTPStatus.OK, text if handler.command == "GET" else b"", headers=target.headers)
+            return
+        _refuse_written_delta(handler.lab, target.path)
         if not target.path.is_file() or HIDDEN.search(target.path.name):
             raise Refusal(HTTPStatus.NOT_FOUND, "There is no such file.")
         if target.owner and target.owner.running and target.disk and not target.disk.meta.layers:
@@ -122,6 +127,20 @@ def _target(handler: "Handler") -> Target:
     if path.name.endswith(FLAT):
         disk = handler.lab.shelf.of_stem(path.with_name(path.name.removesuffix(FLAT)))
     return Target(datastore, path, disk, _owner(handler.lab, disk) if disk else None, status is not None)
+
+
+def _descriptor(lab: Lab, path: Path) -> bytes | None:
+    stem = descriptors.stem_of(path)
+    disk = lab.shelf.of_stem(stem) if stem else None
+    return descriptors.text(disk, path.name) if disk else None
+
+
+def _refuse_written_delta(lab: Lab, path: Path) -> None:
+    stem = descriptors.stem_of(path)
+    disk = lab.shelf.of_stem(stem) if stem else None
+    owner = _owner(lab, disk) if disk else None
+    if disk and owner and owner.running and descriptors.is_written(disk, path):
+        raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "The file is locked: the VM writes to it.")
 
 
 def _check_datacenter(lab: Lab, path: str) -> None:
@@ -208,7 +227,7 @@ def _aligned(pieces: Iterator[bytes], start: int) -> Iterator[bytes]:
 
 
 def _write_file(handler: "Handler", target: Target, pieces: Iterator[bytes]) -> None:
-    if HIDDEN.search(target.path.name):
+    if READ_ONLY.search(target.path.name):
         raise Refusal(HTTPStatus.FORBIDDEN, "This file is the lab's own.")
     if handler.headers.get("Content-Range"):
         raise Refusal(HTTPStatus.BAD_REQUEST, "Only the flat file of a disk can be written in parts.")
