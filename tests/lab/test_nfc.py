@@ -231,6 +231,39 @@ def test_a_vapp_is_imported_with_the_vapp_nested_in_it(idle: Client) -> None:
     assert disk(outer.vm[0].config, 2000).capacityInBytes == MIB
 
 
+OVF = """<?xml version="1.0"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
+ xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData">
+ <References><File ovf:id="file1" ovf:href="appliance-disk1.vmdk"/></References>
+ <DiskSection><Disk ovf:diskId="vmdisk1" ovf:capacity="3" ovf:capacityAllocationUnits="byte * 2^20" ovf:fileRef="file1"/></DiskSection>
+ <VirtualSystem ovf:id="appliance"><Name>appliance</Name><VirtualHardwareSection>
+  <Item><rasd:InstanceID>1</rasd:InstanceID><rasd:ResourceType>3</rasd:ResourceType><rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
+  <Item><rasd:InstanceID>2</rasd:InstanceID><rasd:ResourceType>4</rasd:ResourceType><rasd:VirtualQuantity>512</rasd:VirtualQuantity></Item>
+  <Item><rasd:InstanceID>3</rasd:InstanceID><rasd:ResourceType>6</rasd:ResourceType><rasd:ResourceSubType>VirtualSCSI</rasd:ResourceSubType><rasd:Address>0</rasd:Address></Item>
+  <Item><rasd:InstanceID>4</rasd:InstanceID><rasd:ResourceType>17</rasd:ResourceType><rasd:Parent>3</rasd:Parent><rasd:AddressOnParent>0</rasd:AddressOnParent><rasd:HostResource>ovf:/disk/vmdisk1</rasd:HostResource></Item>
+  <Item><rasd:InstanceID>5</rasd:InstanceID><rasd:ResourceType>10</rasd:ResourceType><rasd:ResourceSubType>VmxNet3</rasd:ResourceSubType><rasd:Connection>LAN</rasd:Connection></Item>
+  <Item><rasd:InstanceID>6</rasd:InstanceID><rasd:ResourceType>35</rasd:ResourceType><rasd:ElementName>sound</rasd:ElementName></Item>
+ </VirtualHardwareSection></VirtualSystem></Envelope>"""  # noqa: E501
+
+
+def test_an_ovf_descriptor_becomes_a_vm(idle: Client) -> None:
+    params = vim.OvfManager.CreateImportSpecParams(locale="", deploymentOption="", entityName="from-ovf")
+    store = idle.find(vim.Datastore, "ssd2")
+    made = idle.content.ovfManager.CreateImportSpec(OVF, idle.pool, store, params)
+    assert (made.error, len(made.warning)) == ([], 1)
+    lease = ready(idle.pool.ImportVApp(made.importSpec, idle.vm_folder, None))
+    assert lease.info.deviceUrl[0].importKey == made.fileItem[0].deviceId == "/from-ovf/ParaVirtualSCSIController0:0"
+    content = b"appliance".ljust(3 * MIB, b"\0")
+    assert idle.request("POST", path_of(lease), packed(content), Content_Type=VMDK)[0] == 201
+    lease.Complete()
+    vm = idle.vm("from-ovf")
+    assert (vm.config.hardware.numCPU, vm.config.hardware.memoryMB) == (2, 512)
+    until(lambda: not idle_leases(vm, idle))
+    assert idle.request("GET", flat_url(vm))[2] == content
+    broken = idle.content.ovfManager.CreateImportSpec("<nonsense/>", idle.pool, store, params)
+    assert isinstance(broken.error[0], vim.fault.OvfInvalidPackage)
+
+
 def test_an_import_of_nonsense_ends_in_an_error(idle: Client) -> None:
     lease = begin_import(idle, MIB, name="stray")
     assert lease.state == "error"

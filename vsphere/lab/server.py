@@ -19,6 +19,7 @@ from vsphere.lab.faults import CONSOLIDATION_MIB_PER_S, Faults
 from vsphere.lab.generator import Generator
 from vsphere.lab.http import LabHttpServer
 from vsphere.lab.loads import HOUR_S, Clock
+from vsphere.lab.ovf import OvfManager
 from vsphere.lab.perf import Meter, PerformanceManager
 from vsphere.lab.property_collector import Collector
 from vsphere.lab.registry import Registry
@@ -141,6 +142,7 @@ class LabServer:
             "authorizationManager": AuthorizationManager(self.lab),
             "perfManager": PerformanceManager(self.lab, self.meter),
             "searchIndex": SearchIndex(self.lab, root),
+            "ovfManager": OvfManager(self.lab),
         }
         ServiceInstance(self.lab, self._about["instance_uuid"], services)
 
