@@ -125,8 +125,8 @@ class VSpherePlatform:
         return vapps.describe(self._session, vapp_ref)
 
     @translating()
-    def create_vapp(self, config: VAppConfig, name: str, host_ref: str) -> str:  # noqa: ARG002
-        return vapps.create(self._session, name, host_ref)
+    def create_vapp(self, config: VAppConfig, name: str, host_ref: str) -> str:
+        return vapps.create(self._session, config, name, host_ref)
 
     @translating()
     def configure_vapp(self, vapp_ref: str, config: VAppConfig, vm_refs: dict[str, str]) -> None:

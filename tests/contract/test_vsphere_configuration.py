@@ -1,5 +1,6 @@
 """What of a VM's configuration comes back, and what is said of the rest."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from backups.platform import VmConfig
 from tests.contract.test_recovery import here
 from tests.contract.worlds import NUMBERS, LabWorld
 from tests.lab.client import Client
+from vsphere.lab.pools import default_resources
 
 device: Any = vim.vm.device
 
@@ -82,3 +84,52 @@ def test_a_vm_that_takes_its_originals_place_keeps_its_addresses(lab_world: LabW
     lab_world.platform.destroy_vm(original.ref)
     made = recovered(lab_world, config, same_identity=True, network_map={"old DMZ": "VM Network"})
     assert (made.uuid, made.identity) == (config.uuid, config.identity)
+
+
+@pytest.fixture
+def nested(lab_world: LabWorld, client: Client) -> Iterator[tuple[Any, Any]]:
+    """A vApp, and one in it that starts after the VMs."""
+    resources, config = default_resources(), vim.vApp.VAppConfigSpec()
+    resources.cpuAllocation.reservation = 500
+    outer = client.pool.CreateVApp(f"outer-{next(NUMBERS)}", resources, config, client.vm_folder)
+    inner = outer.CreateVApp("inner", resources, config, None)
+    entry = vim.vApp.EntityConfigInfo(key=inner, startOrder=3, startDelay=7, startAction="powerOn")
+    outer.UpdateVAppConfig(vim.vApp.VAppConfigSpec(entityConfig=[entry]))
+    yield outer, inner
+    client.done(outer.Destroy_Task())
+
+
+def test_a_vapp_is_made_again_where_it_was_nested(lab_world: LabWorld, client: Client, nested: tuple[Any, Any]) -> None:
+    platform, (outer, inner) = lab_world.platform, nested
+    config = platform.describe_vapp(inner._moId)
+    assert config.settings["within"] == [outer.name]
+    made = platform.create_vapp(config, "inner again", here(platform).host_ref)
+    assert vim.VirtualApp(made, client.stub).parentVApp == outer
+    assert platform.create_vapp(config, "inner again", here(platform).host_ref) == made
+    platform.configure_vapp(made, config, {})
+    assert platform.describe_vapp(made).settings == config.settings
+    assert config.settings["cpu"]["reservation"] == 500
+
+
+def test_a_vapp_that_was_nested_in_one_that_has_gone_stands_alone(
+    lab_world: LabWorld, client: Client, nested: tuple[Any, Any]
+) -> None:
+    platform, (_, inner) = lab_world.platform, nested
+    config = platform.describe_vapp(inner._moId)
+    elsewhere = replace(config, settings=config.settings | {"within": ["gone"]})
+    made = vim.VirtualApp(platform.create_vapp(elsewhere, "alone", here(platform).host_ref), client.stub)
+    assert (made.parentVApp, made.parentFolder) == (None, client.vm_folder)
+    client.done(made.Destroy_Task())
+
+
+def test_a_nested_vapp_keeps_its_place_in_the_order(
+    lab_world: LabWorld, client: Client, nested: tuple[Any, Any]
+) -> None:
+    platform, (outer, _) = lab_world.platform, nested
+    config = platform.describe_vapp(outer._moId)
+    assert [(e["vapp"], e["start_order"], e["start_delay_s"]) for e in config.settings["nested"]] == [("inner", 3, 7)]
+    made = vim.VirtualApp(platform.create_vapp(config, "outer again", here(platform).host_ref), client.stub)
+    made.CreateVApp("inner", default_resources(), vim.vApp.VAppConfigSpec(), None)
+    platform.configure_vapp(made._moId, config, {})
+    assert platform.describe_vapp(made._moId).settings == config.settings
+    client.done(made.Destroy_Task())
