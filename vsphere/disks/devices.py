@@ -80,15 +80,22 @@ def _unverified() -> ssl.SSLContext:
 def connected(there: Address, timeout_s: float) -> http.client.HTTPSConnection:
     """Raises the network's errors and CertificateMismatch."""
     connection = http.client.HTTPSConnection(there.host, there.port, context=there.tls, timeout=timeout_s)
-    connection.connect()
+    try:
+        connection.connect()
+    except ssl.SSLCertVerificationError as error:
+        raise _mismatch(there) from error
     if there.sha1 and _sha1(connection) != there.sha1.replace(":", "").lower():
         connection.close()
-        raise CertificateMismatch(
-            "The VM's host shows another certificate than the one vCenter has of it. Nothing was sent to it.",
-            provider=f"{there.host} shows another certificate than the one vCenter has of it. Nothing was sent to it; "
-            "look whether the host's certificate was renewed, and reconnect the host in vCenter.",
-        )
+        raise _mismatch(there)
     return connection
+
+
+def _mismatch(there: Address) -> CertificateMismatch:
+    return CertificateMismatch(
+        "The VM's host shows another certificate than the one vCenter has of it. Nothing was sent to it.",
+        provider=f"{there.host} shows another certificate than the one vCenter has of it. Nothing was sent to it; "
+        "look whether the host's certificate was renewed, and reconnect the host in vCenter.",
+    )
 
 
 def _sha1(connection: http.client.HTTPSConnection) -> str:
