@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from backups.errors import DiskUnreadable, PlatformError
+from backups.errors import ChangeTrackingUnusable, DiskUnreadable, PlatformError
 from tests.contract.test_recovery import content, copy_of
 from tests.contract.test_snapshots import take
-from tests.contract.worlds import MIB, LabWorld
+from tests.contract.worlds import MIB, LabWorld, vm_named
 from vsphere.disks import datastore
 from vsphere.disks.spool import SpooledWriter
 
@@ -67,6 +67,25 @@ def test_a_full_or_locked_datastore_refuses_the_write_with_a_sentence(lab_world:
         faults.write_text(json.dumps({"folder_status": {"*": 507}}))
         with pytest.raises(PlatformError, match="whether it has room"):
             writer.write(0, b"x")
+
+
+def test_what_is_put_into_files_makes_tracking_begin_anew(lab_world: LabWorld) -> None:
+    """vSphere does not see such writes, so the next backup must not rest on what it tracked before."""
+    platform, vm = lab_world.platform, lab_world.new_vm(on=False)
+    platform.enable_change_tracking(vm.ref)
+    first = take(platform, vm, "hotfirst-1")
+    since = platform.snapshot_disks(first)[0].change_id
+    platform.remove_snapshot("hotfirst-1", vm.ref)
+    with platform.open_disk_for_writing(vm.ref, 2000) as writer:
+        assert vm_named(platform, vm.name).change_tracking, "nothing was written yet"
+        writer.write(5 * BLOCK, b"recovered")
+        assert not vm_named(platform, vm.name).change_tracking, "a kill from here on leaves it off"
+    assert vm_named(platform, vm.name).change_tracking
+    second = take(platform, vm, "hotfirst-2")
+    with pytest.raises(ChangeTrackingUnusable, match="reset"):
+        list(platform.changed_areas(second, vm.disks[0], since))
+    allocated = list(platform.changed_areas(second, vm.disks[0], None))
+    assert any(area.start <= 5 * BLOCK < area.end for area in allocated)
 
 
 def test_more_changed_areas_than_one_answer_holds_are_all_found(lab_world: LabWorld) -> None:

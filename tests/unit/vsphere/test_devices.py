@@ -76,7 +76,7 @@ class Server:
 
     @property
     def sha1(self) -> str:
-        digest = hashlib.new("sha1", ssl.PEM_cert_to_DER_cert(self.certificate)).hexdigest().upper()
+        digest = hashlib.sha1(ssl.PEM_cert_to_DER_cert(self.certificate), usedforsecurity=False).hexdigest().upper()
         return ":".join(digest[i : i + 2] for i in range(0, 40, 2))
 
 
