@@ -149,7 +149,8 @@ class Session:
                 self.renew(seen_epoch)
             except TRANSPORT_ERRORS as error:
                 attempts += 1
-                if stub.has_changed or not repeatable or attempts == tries:
+                hopeless = isinstance(error, ssl.SSLCertVerificationError)
+                if hopeless or stub.has_changed or not repeatable or attempts == tries:
                     raise unreachable(error, self.address) from error
                 time.sleep(0.2 * 4 ** (attempts - 1))
 

@@ -2,6 +2,7 @@
 
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from backups.errors import CertificateMismatch, LoginFailed, PlatformError, PlatformUnreachable
-from backups.platform import Connection
+from backups.platform import Connection, Quiesce
+from tests.contract.test_snapshots import take
 from tests.contract.worlds import LAB, connection_to
 from vsphere import session
 from vsphere.lab import certificate
@@ -82,6 +84,37 @@ def test_the_confirmed_certificate_is_accepted_also_when_it_has_expired(
         connect(connection_to(expired)).close()
     finally:
         expired.stop()
+
+
+def test_a_certificate_that_changes_stops_everything_until_it_is_confirmed(tmp_path: Path) -> None:
+    lab = LabServer(tmp_path, spec=LAB).start()
+    platform, port = connect(connection_to(lab)), lab.endpoint.port
+    vm = platform.inventory().vms[0]
+    snapshot = take(platform, vm, quiesce=Quiesce.NO)
+    reader = platform.open_disk(snapshot, vm.disks[0])
+    old = connection_to(lab)
+    lab.stop()
+    (tmp_path / "certificate.pem").unlink()
+    changed = LabServer(tmp_path, port, spec=LAB).start()
+    try:
+        began = time.monotonic()
+        with refused(CertificateMismatch, "confirm it under vCenters"):
+            platform.inventory()
+        with refused(CertificateMismatch, "confirm it under vCenters"):
+            platform.remove_snapshot(snapshot.name, vm.ref)
+        with refused(CertificateMismatch, "confirm it under vCenters"):
+            connect(old)
+        with pytest.raises(PlatformError):
+            reader.read(0, 512)
+        assert time.monotonic() - began < 20
+        confirmed = fetch_certificate(old.host, port)
+        assert fingerprint(confirmed) != fingerprint(old.certificate_pem)
+        again = connect(replace(old, certificate_pem=confirmed))
+        assert {each.uuid for each in again.inventory().vms} >= {vm.uuid}
+        again.remove_snapshot(snapshot.name, vm.ref)
+        again.close()
+    finally:
+        changed.stop()
 
 
 def test_a_certificate_that_is_none_says_so(right: Connection) -> None:
