@@ -33,7 +33,7 @@ def vcsim_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vcsim.Vcsi
     if vcsim.BINARY is None:
         pytest.skip("vcsim is not built; `.ci/run` builds it")
     with vcsim.running(tmp_path_factory.mktemp("vcsim")) as connection:
-        world = vcsim.VcsimWorld(connection)
+        world = vcsim.VcsimWorld(connection, tmp_path_factory.mktemp("other"))
         yield world
         world.close()
 

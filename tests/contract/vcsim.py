@@ -86,7 +86,8 @@ def running(folder: Path) -> Iterator[Connection]:
 class VcsimWorld:
     transport = "datastore"
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, folder: Path) -> None:
+        self.connection, self._spare = connection, folder
         self.platform: VSpherePlatform = connect(connection)
         self.session = Session(connection)
         self._folder, self._pool, self._host = self._places()
@@ -137,6 +138,9 @@ class VcsimWorld:
 
     def fill(self, datastore: str) -> None:
         raise NotImplementedError(NO_BYTES)
+
+    def other_certificate(self) -> str:
+        return certificate_only(certificate.ensure(self._spare, "127.0.0.1"))
 
     def close(self) -> None:
         self.platform.close()
