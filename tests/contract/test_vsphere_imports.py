@@ -9,6 +9,7 @@ import pytest
 from backups.errors import PlatformError, PlatformUnreachable
 from backups.platform import Target
 from tests.contract.test_recovery import content, here
+from tests.contract.test_snapshots import take
 from tests.contract.worlds import MIB, NUMBERS, LabWorld, connection_to, vm_named, with_disks
 from vsphere.imports import ImportWriter
 from vsphere.lab import nfc
@@ -169,8 +170,6 @@ def test_a_disk_that_is_not_taken_leaves_no_vm(lab_world: LabWorld, monkeypatch:
 
 @pytest.mark.parametrize("verb", ["power", "describe", "snapshot", "read"])
 def test_whatever_is_done_with_it_next_a_vm_is_there_to_stay(lab_world: LabWorld, verb: str) -> None:
-    from tests.contract.test_snapshots import take
-
     name = f"kept-{next(NUMBERS)}"
     ref = begin(lab_world, MIB, name=name)
     platform: VSpherePlatform = lab_world.platform

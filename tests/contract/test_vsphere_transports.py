@@ -16,7 +16,10 @@ from backups.platform import DiskReader, Snapshot, Vm
 from tests.contract.test_recovery import copy_of
 from tests.contract.test_snapshots import take
 from tests.contract.worlds import MIB, LabWorld
+from tests.unit.vsphere.test_nbd import SERVERS, serving
 from vsphere.disks import leases, nfc
+from vsphere.lab import folder
+from vsphere.lab.snapshots import Snapshot as LabSnapshot
 
 GRAIN = 65536
 
@@ -201,6 +204,42 @@ def test_a_snapshot_that_goes_in_the_middle_is_an_error_not_zeros(
                 disk.read(40 * MIB, MIB)
 
 
+def test_a_vm_that_is_busy_for_a_moment_is_waited_for(
+    lab_world: LabWorld, vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "BUSY_PAUSES_S", (0.01,) * 3)
+    snapshot = take(lab_world.platform, vm)
+    no_ranges(lab_world)
+    real, refusals = LabSnapshot.ExportSnapshot, [vim.fault.TaskInProgress(task=vim.Task("task-1"))] * 2
+
+    def busy(self: Any, call: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return real(self, call)
+
+    monkeypatch.setattr(LabSnapshot, "ExportSnapshot", busy)
+    with opened(lab_world, snapshot, vm) as disk:
+        assert disk.transport == "nfc"
+    assert refusals == []
+
+
+def test_several_ranges_of_a_datastore_are_in_flight_at_once(
+    lab_world: LabWorld, large: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, snapshot = truth(lab_world, large), take(lab_world.platform, large)
+    together = threading.Barrier(3)
+    real = folder._send
+
+    def met(*arguments: Any) -> None:
+        together.wait(10)  # nothing is sent before three have been asked for
+        real(*arguments)
+
+    with opened(lab_world, snapshot, large) as disk:
+        assert disk.transport == "datastore"
+        monkeypatch.setattr(folder, "_send", met)
+        assert disk.read(0, 6 * MIB) == wanted[: 6 * MIB]
+
+
 def test_no_way_at_all_names_each_and_why(lab_world: LabWorld, vm: Vm, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = take(lab_world.platform, vm)
     no_ranges(lab_world)
@@ -234,8 +273,6 @@ def test_a_powered_off_vm_is_compared_over_nfc_where_there_are_no_ranges(lab_wor
 def test_an_nbd_server_is_asked_before_nfc(
     lab_world: LabWorld, vm: Vm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faults: Path
 ) -> None:
-    from tests.unit.vsphere.test_nbd import SERVERS, serving
-
     snapshot = take(lab_world.platform, vm)
     image = tmp_path / "disk.img"
     image.write_bytes(truth(lab_world, vm))

@@ -14,6 +14,7 @@ from vsphere.session import Session
 
 READY_TIMEOUT_S = 600
 LONGEST_POLL_S = 1.0
+BUSY_PAUSES_S = (0.5, 1, 2, 4)
 MOST_BETWEEN_SIGNS_S = 60
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class HeldLease:
         """`request` is given the stub and asks for the lease. It is not sent twice: a lease that nobody knows of would
         hold the VM until its time runs out. Raises vSphere's faults and PlatformUnreachable."""
         self._session = session
-        self._ref: str = session.call(request, repeatable=False)._moId
+        self._ref: str = self._asked_for(request)._moId
         self._closed = threading.Event()
         self.percent = 0
         """Of the transfer, as vCenter is told."""
@@ -45,6 +46,15 @@ class HeldLease:
             raise
         self._signs = threading.Thread(target=self._keep_alive, name=f"lease {self._ref}", daemon=True)
         self._signs.start()
+
+    def _asked_for(self, request: Callable[[Any], Any]) -> Any:
+        """The VM may be busy for a moment: with the end of another lease, or another's task."""
+        for pause_s in BUSY_PAUSES_S:
+            try:
+                return self._session.call(request, repeatable=False)
+            except vim.fault.TaskInProgress:
+                time.sleep(pause_s)
+        return self._session.call(request, repeatable=False)
 
     def _wait(self) -> None:
         deadline, pause_s = time.monotonic() + READY_TIMEOUT_S, 0.02

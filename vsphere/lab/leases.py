@@ -195,7 +195,8 @@ class Lease(Managed):
 
     def HttpNfcLeaseAbort(self, call: Call, fault: Any = None) -> None:
         with self._told:
-            self._refuse_ended()
+            if self.state != INITIALIZING:
+                self._refuse_ended()
             self._end(ERROR, fault or vmodl.fault.RequestCanceled(msg="The lease was aborted."))
 
     def _refuse_ended(self) -> None:
