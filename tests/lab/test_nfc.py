@@ -35,6 +35,13 @@ def until(condition: Any, timeout_s: float = 5) -> None:
         time.sleep(0.02)
 
 
+def is_gone(entity: Any) -> bool:
+    try:
+        return not entity.name
+    except vmodl.fault.ManagedObjectNotFound:
+        return True
+
+
 def path_of(lease: Any, number: int = 0) -> str:
     return urlsplit(lease.info.deviceUrl[number].url).path
 
@@ -167,9 +174,10 @@ def test_a_vm_is_imported_with_its_disks(idle: Client) -> None:
 
 def test_an_import_that_is_given_up_leaves_nothing(idle: Client, idle_lab: LabServer) -> None:
     lease = begin_import(idle, MIB)
-    url = flat_url(lease.info.entity)
+    entity = lease.info.entity
+    url = flat_url(entity)
     lease.Abort()
-    until(lambda: "alice-copy" not in {vm.name for vm in idle.all(vim.VirtualMachine)})
+    until(lambda: is_gone(entity))
     assert idle.request("GET", url)[0] == 404
     assert lease.state == "error"
 
@@ -226,8 +234,9 @@ def test_a_vapp_is_imported_with_the_vapp_nested_in_it(idle: Client) -> None:
 
     spec = vapp("again", member("fine", 1), member("stray", 1), vapp("again-inner"))
     lease = ready(idle.pool.ImportVApp(spec, idle.vm_folder, None))
+    entity = lease.info.entity
     lease.Abort()
-    until(lambda: "again" not in {found.name for found in idle.all(vim.VirtualApp)})
+    until(lambda: is_gone(entity))
     assert disk(outer.vm[0].config, 2000).capacityInBytes == MIB
 
 
