@@ -45,7 +45,7 @@ class Upload:
     def __init__(self, session: Session, url: Any, capacity_bytes: int) -> None:
         there = address(session, url)
         self._connection = connected(there, session.timeout_s)
-        self._encoder = Encoder(capacity_bytes)
+        self._encoder, self.capacity_bytes = Encoder(capacity_bytes), capacity_bytes
         self._held = bytearray()
         self.end = 0
         """Of what was written last: what comes before it can no longer be."""
@@ -106,6 +106,8 @@ class Import:
             raise
         self.sizes = {disk_of(each).key: disk_of(each).capacity_bytes for each in disks_of(self._hardware)}
         self._unsent = set(self.sizes)
+        self._sent_bytes = 0
+        """The sizes of the disks that were sent whole."""
 
     def may_stream(self, disk_key: int) -> bool:
         return self.open and disk_key in self._unsent
@@ -120,13 +122,14 @@ class Import:
         with self._lock:
             with self._or_lost():
                 upload.finish()
-            self._lease.percent = 100 * (len(self.sizes) - len(self._unsent)) // len(self.sizes)
+            self._sent_bytes += upload.capacity_bytes
             if not self._unsent:
                 self.finish()
 
     def send(self, upload: Upload, start: int, data: bytes) -> None:
         with self._or_lost():
             upload.write(start, data)
+        self._lease.percent = (self._sent_bytes + start) * 100 // sum(self.sizes.values())
 
     @contextmanager
     def _or_lost(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """VMs brought in with their disks: streamed where that is possible, whole or not at all."""
 
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,18 @@ def test_disks_are_streamed_without_their_holes_and_no_file_is_touched(
     assert len(received) == 2
     assert received[0] < 3.3 * MIB
     assert received[1] < 100_000
+
+
+def test_vcenter_is_told_how_far_the_disks_are(lab_world: LabWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab_world.lab.lab, "lease_timeout_s", 1.0)
+    ref = begin(lab_world, 3 * MIB, MIB)
+    (lease,) = lab_world.lab.lab.leases.values()
+    with lab_world.platform.open_disk_for_writing(ref, 2000) as writer:
+        writer.write(2 * MIB, b"half of all")
+        deadline = time.monotonic() + 10
+        while lease.percent == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert (lease.state, lease.percent) == ("ready", 50)
 
 
 def test_a_vm_of_a_vapp_is_brought_in_there(lab_world: LabWorld) -> None:

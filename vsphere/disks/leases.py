@@ -81,7 +81,8 @@ class HeldLease:
             try:
                 self._call(lambda lease: lease.Progress(self.percent))
             except (vmodl.MethodFault, PlatformError) as error:
-                log.warning("the lease %s is lost: %s", self._ref, error)
+                if not self._closed.is_set():
+                    log.warning("the lease %s is lost: %s", self._ref, error)
                 return
 
     def _call(self, request: Callable[[Any], None]) -> None:
