@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from backups.errors import CertificateMismatch, LoginFailed, PlatformError, PlatformUnreachable
+from backups.models import VCenter, Vm
 from backups.platform import Connection, Quiesce
+from backups.services.inventory import refresh
+from backups.services.vcenters import enrol_vcenter, look_up_certificate
 from tests.contract.test_snapshots import take
 from tests.contract.worlds import LAB, connection_to
 from vsphere import session
@@ -152,3 +155,32 @@ def test_no_password_shows_in_the_errors_or_the_connection(right: Connection) ->
 def test_a_name_that_cannot_be_one_is_told(host: str) -> None:
     with refused(PlatformUnreachable, "check the address"):
         fetch_certificate(host, 443)
+
+
+@pytest.mark.django_db
+def test_a_vcenter_with_a_new_certificate_is_enrolled_again_and_keeps_its_history(tmp_path: Path) -> None:
+    lab = LabServer(tmp_path, spec=LAB).start()
+    port, end = lab.endpoint.port, lab.endpoint
+
+    def enrol() -> VCenter:
+        pem, shown = look_up_certificate(end.host, port)
+        assert shown == fingerprint(pem)
+        told = {"host": end.host, "port": port, "username": end.username, "certificate_pem": pem}
+        return enrol_vcenter(None, name="Lab", password=end.password, **told)
+
+    vcenter = enrol()
+    before = set(Vm.objects.values_list("pk", flat=True))
+    lab.stop()
+    (tmp_path / "certificate.pem").unlink()
+    changed = LabServer(tmp_path, port, spec=LAB).start()
+    try:
+        with pytest.raises(CertificateMismatch):
+            refresh(vcenter)
+        vcenter.refresh_from_db()
+        assert "compare its fingerprint and confirm it" in vcenter.sync_error
+        assert enrol().pk == vcenter.pk
+        refresh(VCenter.objects.get())
+        assert set(Vm.objects.filter(vanished_at=None).values_list("pk", flat=True)) == before
+        assert VCenter.objects.get().sync_error == ""
+    finally:
+        changed.stop()
