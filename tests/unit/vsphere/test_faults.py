@@ -4,6 +4,7 @@ import pytest
 from pyVmomi import vim, vmodl
 
 from backups import errors
+from vsphere.disks.leases import LeaseLost
 from vsphere.faults import translated, translating, unreachable
 from vsphere.sentences import SENTENCES, UNKNOWN, Sentence
 
@@ -57,6 +58,15 @@ def test_our_own_errors_pass_unchanged() -> None:
     assert translated(ours) is ours
     with pytest.raises(errors.SnapshotFailed, match="As it was"), translating():
         raise ours
+
+
+def test_an_error_is_told_to_the_provider_in_his_words_and_stays_what_it_is() -> None:
+    error = errors.SnapshotFailed("It failed.", provider="Look at esx7.")
+    assert (str(error), error.provider_message) == ("It failed.", "Look at esx7.")
+    told = error.for_provider()
+    assert (type(told), str(told), told.retryable) == (errors.SnapshotFailed, "Look at esx7.", True)
+    assert str(LeaseLost().for_provider()) == str(LeaseLost())
+    assert errors.NotFound("Gone.").provider_message == "Gone."
 
 
 @pytest.mark.parametrize(
