@@ -22,7 +22,8 @@ from pyVmomi.VmomiSupport import GetServiceVersions, versionIdMap
 from backups.errors import PlatformError, PlatformUnreachable
 from backups.platform import Connection
 from vsphere.certificates import pinned_context
-from vsphere.faults import TRANSPORT_ERRORS, translated, unreachable
+from vsphere.faults import AWAY, TRANSPORT_ERRORS, translated, unreachable
+from vsphere.sentences import ASK
 
 T = TypeVar("T")
 TIMEOUT_S = 60
@@ -96,7 +97,9 @@ class Session:
         offered = _versions(body) if response.status == 200 else set()
         common = [v for v in GetServiceVersions("vim25") if versionIdMap[v] in offered]
         if not common:
-            raise PlatformUnreachable(f"{self.address} does not answer as a vCenter does; check the address.")
+            raise PlatformUnreachable(
+                AWAY, provider=f"{self.address} does not answer as a vCenter does; check the address and the port."
+            )
         return str(common[0])
 
     def _login(self, seen_epoch: int) -> None:
@@ -192,7 +195,8 @@ def _tls(connection: Connection) -> ssl.SSLContext:
         return pinned_context(connection.certificate_pem)
     except (ssl.SSLError, ValueError) as error:
         raise PlatformError(
-            "The certificate kept for this vCenter cannot be read; fetch and confirm it again under vCenters."
+            f"The virtualization platform cannot be trusted as it was enrolled; {ASK}.",
+            provider="The certificate kept for this vCenter cannot be read; fetch and confirm it again under vCenters.",
         ) from error
 
 
