@@ -1,8 +1,11 @@
 """The one tree of errors. Adapters translate into it once; tasks record it once; nothing else catches it.
 
-`code` is stable and goes to the API; `str(error)` is a sentence fit for a tenant; `retryable` says whether the
-same work may succeed if it is simply tried again later.
+`code` is stable and goes to the API; `str(error)` is a sentence fit for a tenant, so it holds no address, user name,
+certificate or privilege of the provider's; `provider_message` is the one for the provider, who can look behind the
+portal; `retryable` says whether the same work may succeed if it is simply tried again later.
 """
+
+from typing import Self
 
 
 class HotfirstError(Exception):
@@ -10,6 +13,21 @@ class HotfirstError(Exception):
 
     code = "error"
     retryable = False
+
+    def __init__(self, message: str = "", *, provider: str = "") -> None:
+        """`provider`: what the provider is told instead, where the two differ."""
+        super().__init__(message)
+        self._provider = provider
+
+    @property
+    def provider_message(self) -> str:
+        return self._provider or str(self)
+
+    def for_provider(self) -> Self:
+        """The same error in the words for the provider, where nobody else listens."""
+        twin = type(self).__new__(type(self), self.provider_message)
+        twin._provider = ""
+        return twin
 
 
 class PlatformError(HotfirstError):

@@ -6,7 +6,7 @@ Identity over time is `Vm.uuid` (vCenter's instanceUuid), never a name. Every ca
 `backups.errors`. Unless a docstring says otherwise a call may be repeated without harm.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -46,6 +46,13 @@ class Vm:
     powered_on: bool
     change_tracking: bool
     disks: tuple[Disk, ...]
+    folder: str = ""
+    """The inventory path of its folder, `/datacenter/vm/…`; a vApp's VM lies in the vApp's folder."""
+    pool: str = ""
+    """The inventory path of its resource pool or vApp, `/datacenter/host/cluster/Resources/…`."""
+    tags: tuple[str, ...] = ()
+    """`category/tag`, sorted."""
+    template: bool = False
 
     @property
     def capacity_bytes(self) -> int:
@@ -58,6 +65,10 @@ class VApp:
     name: str
     parent_ref: str | None
     """The vApp that this one is nested in."""
+    folder: str = ""
+    pool: str = ""
+    """Its own inventory path among the pools."""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +97,34 @@ class Inventory:
     vms: tuple[Vm, ...]
     hosts: tuple[Host, ...]
     datastores: tuple[Datastore, ...]
+    templates: tuple[Vm, ...] = ()
+    """They are not backed up, and keep their identity when they become VMs again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InventoryChange:
+    version: str
+    """For the next `watch`."""
+    full: bool
+    """`seen` is all that there is, and what it lacks has gone; else it holds only what is new or different."""
+    seen: Inventory
+    gone: frozenset[str] = frozenset()
+    """Refs of what has left since the version asked for."""
+
+    @property
+    def is_empty(self) -> bool:
+        seen = self.seen
+        return not (self.full or self.gone or seen.vapps or seen.vms or seen.hosts or seen.datastores or seen.templates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingPrivilege:
+    privilege: str
+    """vCenter's id of it."""
+    purpose: str
+    """`back up` or `recover`."""
+    places: tuple[str, ...]
+    """The datacenters where the account lacks it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +227,11 @@ class VmConfig:
     uuid: str
     settings: dict[str, Any]
     disks: tuple[Disk, ...]
+    identity: dict[str, Any] = field(default_factory=dict)
+    """JSON: what guests and networks know the VM by, besides `uuid`: its BIOS's UUID, its cards' addresses. Unequal in
+    VMs that are otherwise equal."""
+    left_out: tuple[str, ...] = ()
+    """Labels of devices that are not kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +249,10 @@ class Target:
     host_ref: str
     datastore: str
     vapp_ref: str | None = None
+    network_map: Mapping[str, str] = field(default_factory=dict)
+    """The name of an archived network to that of the one to use instead; others keep theirs."""
+    same_identity: bool = False
+    """As its original, which must have gone; else the VM gets an identity of its own."""
 
 
 class Platform(Protocol):
@@ -212,7 +260,15 @@ class Platform(Protocol):
         """Logs out. The object is not used afterwards."""
 
     def inventory(self) -> Inventory:
-        """Everything there is now. Templates are left out."""
+        """Everything there is now."""
+
+    def watch(self, since: str | None, wait_s: float) -> InventoryChange:
+        """What has changed since the version `since`, as soon as there is something, after `wait_s` at the latest.
+        None, and every version but the last that this object has told, are answered with everything at once; so is
+        the last one when the platform has lost track. Tags may lag by a minute."""
+
+    def missing_privileges(self) -> tuple[MissingPrivilege, ...]:
+        """What the account may not do although the product needs it, in the order of need."""
 
     def load(self, vm_refs: Sequence[str], window_s: int) -> dict[str, Load]:
         """The mean load of each VM over the last `window_s` seconds, in bulk; every ref asked for is a key."""
@@ -253,6 +309,10 @@ class Platform(Protocol):
         disk's changes. `since` None: the areas that are allocated at all, where that can be trusted. Raises
         ChangeTrackingUnusable with the reason when everything must be read instead."""
 
+    def changed_since(self, vm_ref: str, disk_key: int, since: str) -> Iterator[Area]:
+        """As `changed_areas`, up to now, of a VM that is powered off. Ask for all of a VM's disks before any of them is
+        opened for writing, which may end the tracking. Raises ChangeTrackingUnusable."""
+
     def describe(self, vm_ref: str, snapshot: Snapshot | None = None) -> VmConfig:
         """The configuration at the snapshot, or now."""
 
@@ -267,6 +327,9 @@ class Platform(Protocol):
     def create_vm(self, config: VmConfig, name: str, marker: str, target: Target) -> str:
         """Makes a powered-off VM with empty disks and returns its ref. `marker` is unique and kept on the VM: a VM
         that already carries it is returned instead of making a second one. Raises RecoveryRefused."""
+
+    def recovery_warnings(self, config: VmConfig, target: Target) -> tuple[str, ...]:
+        """What of `config` a VM made at `target` will lack, in sentences."""
 
     def reconfigure_vm(self, vm_ref: str, config: VmConfig) -> None:
         """Brings an existing, powered-off VM back to `config` (disks of the same key keep their files; missing

@@ -1,6 +1,6 @@
 """A VM's configuration as JSON and back. Only what is listed here is kept: hardware that was chosen, not what vSphere
-adds by itself, and nothing that depends on where the VM lies. Addresses of network cards are not kept, so that a
-recovered VM can run beside its original."""
+adds by itself, and nothing that depends on where the VM lies. What else there is is named, so that nobody misses it
+unawares; addresses are kept apart, so that a recovered VM can run beside its original."""
 
 from dataclasses import replace
 from typing import Any
@@ -16,6 +16,17 @@ from vsphere.session import Session
 
 device = vim.vm.device
 CONTROLLERS = (device.VirtualSCSIController, device.VirtualAHCIController, device.VirtualNVMEController)
+
+ADDED_BY_VSPHERE = (
+    device.VirtualPCIController,
+    device.VirtualIDEController,
+    device.VirtualPS2Controller,
+    device.VirtualSIOController,
+    device.VirtualKeyboard,
+    device.VirtualPointingDevice,
+    device.VirtualVideoCard,
+    device.VirtualVMCIDevice,
+)
 
 SCALARS = {
     "hardware_version": ("version", "version"),
@@ -46,6 +57,7 @@ OPTIONS = frozenset(
 PATHS = (
     "name",
     "instanceUuid",
+    "uuid",
     "bootOptions",
     "cpuAllocation",
     "memoryAllocation",
@@ -53,6 +65,9 @@ PATHS = (
     "hardware.device",
     *(path for path, _ in SCALARS.values()),
 )
+
+
+KEPT = (*CONTROLLERS, *ADDED_BY_VSPHERE, device.VirtualDisk, networks.Card)
 
 
 def describe(session: Session, vm_ref: str, snapshot: Snapshot | None) -> VmConfig:
@@ -69,7 +84,19 @@ def describe(session: Session, vm_ref: str, snapshot: Snapshot | None) -> VmConf
         uuid=values["instanceUuid"],
         settings=_settings(session, values),
         disks=tuple(replace(disk_of(d), datastore="", path="") for d in disks_of(values["hardware.device"])),
+        identity=_identity(values),
+        left_out=tuple(_label(each) for each in values["hardware.device"] if not isinstance(each, KEPT)),
     )
+
+
+def _identity(values: dict[str, Any]) -> dict[str, Any]:
+    cards = [each for each in values["hardware.device"] if isinstance(each, networks.Card)]
+    addresses = [{"kind": _plain(c.addressType), "mac": _plain(c.macAddress)} for c in cards]
+    return {"bios_uuid": _plain(values.get("uuid")), "addresses": addresses}
+
+
+def _label(each: Any) -> str:
+    return str(each.deviceInfo.label) if each.deviceInfo else _kind(each)
 
 
 def _settings(session: Session, values: dict[str, Any]) -> dict[str, Any]:

@@ -1,48 +1,160 @@
-"""Everything that is there, read in one pass over leaf properties."""
+"""Everything that is there: vSphere's objects, reduced to what the inventory is made of as they come, and the inventory
+made of them."""
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
 from pyVmomi import vim
 
 from backups.platform import Datastore, Disk, Host, Inventory, VApp, Vm
+from vsphere import tags
 from vsphere.properties import Found, read_all
 from vsphere.session import Session
 
+DEVICES = "config.hardware.device"
 VM_PATHS = (
     "name",
     "config.instanceUuid",
     "config.template",
     "config.changeTrackingEnabled",
     "config.files.vmPathName",
-    "config.hardware.device",
+    DEVICES,
     "runtime.host",
     "runtime.powerState",
+    "parent",
     "parentVApp",
     "resourcePool",
 )
 DATASTORE_PATHS = ("summary.name", "summary.capacity", "summary.freeSpace", "summary.accessible")
 PATHS: dict[type, tuple[str, ...]] = {
     vim.VirtualMachine: VM_PATHS,
-    vim.VirtualApp: ("name", "parentVApp", "parent"),
+    vim.VirtualApp: ("name", "parentVApp", "parent", "parentFolder"),
+    vim.ResourcePool: ("name", "parent"),
     vim.HostSystem: ("name", "parent"),
-    vim.ComputeResource: ("resourcePool",),
+    vim.ComputeResource: ("name", "parent", "resourcePool"),
+    vim.Folder: ("name", "parent"),
+    vim.Datacenter: ("name", "parent"),
     vim.Datastore: DATASTORE_PATHS,
 }
+Tags = Mapping[str, tuple[str, ...]]
+"""By the ref of the object that carries them."""
 
 
 def read(session: Session) -> Inventory:
-    found = read_all(session, PATHS)
-    hosts = _hosts(found)
-    host_names = {host.ref: host.name for host in hosts}
-    return Inventory(
-        instance_uuid=session.content.about.instanceUuid,
-        vapps=tuple(_vapp(each) for each in found if issubclass(each.kind, vim.VirtualApp)),
-        vms=tuple(_vm(each, host_names) for each in found if _is_vm(each)),
-        hosts=hosts,
-        datastores=tuple(datastore_of(each.ref, each.values) for each in found if is_usable_datastore(each)),
-    )
+    mirror = Mirror(session.content.about.instanceUuid)
+    for found in read_all(session, PATHS, compact):
+        mirror.take(found)
+    return mirror.inventory(tags.read(session))
+
+
+def compact(found: Found) -> Found:
+    """A VM's devices are most of what vCenter sends, and only its disks are wanted."""
+    if DEVICES in found.values:
+        found.values[DEVICES] = tuple(disk_of(device) for device in disks_of(found.values[DEVICES]))
+    return found
+
+
+class Mirror:
+    """What vCenter has told of each object, by ref."""
+
+    def __init__(self, instance_uuid: str) -> None:
+        self.instance_uuid = instance_uuid
+        self._objects: dict[str, Found] = {}
+
+    def take(self, found: Found) -> None:
+        """Changed properties are merged; None takes one away."""
+        known = self._objects.get(found.ref)
+        values = (known.values if known else {}) | found.values
+        kept = {name: value for name, value in values.items() if value is not None}
+        self._objects[found.ref] = Found(found.kind, found.ref, kept)
+
+    def drop(self, ref: str) -> None:
+        self._objects.pop(ref, None)
+
+    def inventory(self, tagged: Tags) -> Inventory:
+        return _Reading(self._objects, tagged).inventory(self.instance_uuid)
+
+
+class _Reading:
+    """The inventory that the objects make; paths are put together once."""
+
+    def __init__(self, objects: Mapping[str, Found], tagged: Tags) -> None:
+        self._objects, self._tagged = objects, tagged
+        self._paths: dict[str, str] = {}
+
+    def inventory(self, instance_uuid: str) -> Inventory:
+        vms = [self._vm(each) for each in self._of(vim.VirtualMachine) if each.values.get("config.instanceUuid")]
+        return Inventory(
+            instance_uuid=instance_uuid,
+            vapps=tuple(self._vapp(each) for each in self._of(vim.VirtualApp)),
+            vms=tuple(vm for vm in vms if not vm.template),
+            hosts=tuple(self._host(each) for each in self._of(vim.HostSystem)),
+            datastores=tuple(
+                datastore_of(each.ref, each.values) for each in self._of(vim.Datastore) if is_usable_datastore(each)
+            ),
+            templates=tuple(vm for vm in vms if vm.template),
+        )
+
+    def _of(self, kind: type) -> Iterable[Found]:
+        return (each for each in self._objects.values() if issubclass(each.kind, kind))
+
+    def _vm(self, found: Found) -> Vm:
+        """One that is being made, or whose files cannot be reached, has no identity yet and is left out before."""
+        values = found.values
+        vapp_ref = _vapp_ref(values)
+        return Vm(
+            ref=found.ref,
+            uuid=values["config.instanceUuid"],
+            name=plain_name(values["name"]),
+            vapp_ref=vapp_ref,
+            host=self._name(_ref(values.get("runtime.host"))),
+            datastore=split_path(values.get("config.files.vmPathName", ""))[0],
+            powered_on=values.get("runtime.powerState") == "poweredOn",
+            change_tracking=bool(values.get("config.changeTrackingEnabled")),
+            disks=values.get(DEVICES, ()),
+            folder=self._folder(_ref(values.get("parent")), vapp_ref),
+            pool=self._path(_ref(values.get("resourcePool"))),
+            tags=self._tagged.get(found.ref, ()),
+            template=bool(values.get("config.template")),
+        )
+
+    def _vapp(self, found: Found) -> VApp:
+        parent_ref = _vapp_ref(found.values)
+        return VApp(
+            ref=found.ref,
+            name=plain_name(found.values["name"]),
+            parent_ref=parent_ref,
+            folder=self._folder(_ref(found.values.get("parentFolder")), parent_ref),
+            pool=self._path(found.ref),
+            tags=self._tagged.get(found.ref, ()),
+        )
+
+    def _host(self, found: Found) -> Host:
+        cluster = self._objects.get(_ref(found.values.get("parent")))
+        pool_ref = _ref(cluster.values.get("resourcePool")) if cluster else ""
+        return Host(ref=found.ref, name=plain_name(found.values["name"]), pool_ref=pool_ref)
+
+    def _folder(self, folder_ref: str, vapp_ref: str | None) -> str:
+        """What lies in a vApp has no folder of its own; the outermost vApp has one."""
+        vapp = self._objects.get(vapp_ref or "")
+        if folder_ref or vapp is None:
+            return self._path(folder_ref)
+        return self._folder(_ref(vapp.values.get("parentFolder")), _vapp_ref(vapp.values))
+
+    def _path(self, ref: str) -> str:
+        """As vSphere writes it, without the root folder; names stay escaped in it."""
+        found = self._objects.get(ref)
+        if found is None:
+            return ""  # the root folder, or what the account may not see
+        if ref not in self._paths:
+            self._paths[ref] = f"{self._path(_ref(found.values.get('parent')))}/{found.values['name']}"
+        return self._paths[ref]
+
+    def _name(self, ref: str) -> str:
+        found = self._objects.get(ref)
+        return plain_name(found.values["name"]) if found else ""
 
 
 def disk_of(device: Any) -> Disk:
@@ -71,50 +183,10 @@ def split_path(path: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("", path)
 
 
-def _is_vm(found: Found) -> bool:
-    """A VM that is being made, or whose files cannot be reached, has no identity yet and is left out."""
-    values = found.values
-    return (
-        issubclass(found.kind, vim.VirtualMachine)
-        and bool(values.get("config.instanceUuid"))
-        and not values.get("config.template")
-    )
-
-
-def _vm(found: Found, host_names: dict[str, str]) -> Vm:
-    values = found.values
-    return Vm(
-        ref=found.ref,
-        uuid=values["config.instanceUuid"],
-        name=plain_name(values["name"]),
-        vapp_ref=_vapp_ref(values),
-        host=host_names.get(_ref(values.get("runtime.host")), ""),
-        datastore=split_path(values.get("config.files.vmPathName", ""))[0],
-        powered_on=values.get("runtime.powerState") == "poweredOn",
-        change_tracking=bool(values.get("config.changeTrackingEnabled")),
-        disks=tuple(disk_of(device) for device in disks_of(values.get("config.hardware.device"))),
-    )
-
-
 def _vapp_ref(values: dict[str, Any]) -> str | None:
     """Some servers set only one of the two."""
     candidates = (values.get("parentVApp"), values.get("resourcePool"), values.get("parent"))
     return next((each._moId for each in candidates if isinstance(each, vim.VirtualApp)), None)
-
-
-def _vapp(found: Found) -> VApp:
-    return VApp(ref=found.ref, name=plain_name(found.values["name"]), parent_ref=_vapp_ref(found.values))
-
-
-def _hosts(found: list[Found]) -> tuple[Host, ...]:
-    clusters = [each for each in found if issubclass(each.kind, vim.ComputeResource)]
-    pools = {each.ref: _ref(each.values.get("resourcePool")) for each in clusters}
-    return tuple(_host(each, pools) for each in found if issubclass(each.kind, vim.HostSystem))
-
-
-def _host(found: Found, pools: dict[str, str]) -> Host:
-    pool_ref = pools.get(_ref(found.values.get("parent")), "")
-    return Host(ref=found.ref, name=plain_name(found.values["name"]), pool_ref=pool_ref)
 
 
 def is_usable_datastore(found: Found) -> bool:

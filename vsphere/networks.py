@@ -1,6 +1,6 @@
 """Networks by name: the one handle that means the same at another place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -21,6 +21,23 @@ def name_of(session: Session, card: Any) -> str | None:
         found = read_many(session, Portgroup, [backing.port.portgroupKey], "name")
         return found.get(backing.port.portgroupKey, {}).get("name")
     return None
+
+
+def mapped(cards: Iterable[dict[str, Any]], wanted: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The cards as kept, on the networks that they are to be on."""
+    return [card | {"network": wanted.get(card["network"] or "", card["network"])} for card in cards]
+
+
+def warnings(cards: Iterable[dict[str, Any]], available: Iterable[str]) -> list[str]:
+    """Of cards that cannot be made."""
+    known = set(available)
+    lost = [(number, card["network"]) for number, card in enumerate(cards, 1) if card["network"] not in known]
+    return [
+        f"There is no network {name} at the target, so network adapter {number} is left out."
+        if name
+        else f"Network adapter {number} was on no network, and is left out."
+        for number, name in lost
+    ]
 
 
 def of_host(session: Session, host_ref: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Bulk reads through the PropertyCollector: leaf paths only, paged, with the dead session that shows as a missing
 property instead of a fault."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,19 +40,25 @@ def read_many(session: Session, kind: type, refs: Sequence[str], *paths: str) ->
     return {}
 
 
-def read_all(session: Session, paths: Mapping[type, Sequence[str]]) -> list[Found]:
-    """Every object of these kinds below the root folder."""
+def read_all(
+    session: Session, paths: Mapping[type, Sequence[str]], compact: Callable[[Found], Found] = lambda found: found
+) -> list[Found]:
+    """Every object of these kinds below the root folder. `compact` takes what is needed of each, page by page: what
+    vCenter sends of thousands of VMs is big."""
 
     def request(stub: Any) -> list[Found]:
-        root = vim.Folder(session.content.rootFolder._moId, stub)
-        views = vim.view.ViewManager(session.content.viewManager._moId, stub)
-        view = views.CreateContainerView(root, list(paths), True)
+        view = container_view(session, stub, list(paths))
         try:
-            return _retrieve(session, stub, [_in_view(view, paths)])
+            return _retrieve(session, stub, [in_view(view, paths)], compact)
         finally:
             view.DestroyView()
 
     return session.call(request)
+
+
+def container_view(session: Session, stub: Any, kinds: list[type]) -> Any:
+    root = vim.Folder(session.content.rootFolder._moId, stub)
+    return vim.view.ViewManager(session.content.viewManager._moId, stub).CreateContainerView(root, kinds, True)
 
 
 def _of_refs(stub: Any, kind: type, refs: Sequence[str], paths: Sequence[str]) -> Any:
@@ -66,7 +72,7 @@ def _selected(objects: Sequence[Any], kind: type, paths: Sequence[str]) -> Any:
     )
 
 
-def _in_view(view: Any, paths: Mapping[type, Sequence[str]]) -> Any:
+def in_view(view: Any, paths: Mapping[type, Sequence[str]]) -> Any:
     members = Collector.TraversalSpec(name="members", type=vim.view.ContainerView, path="view", skip=False)
     return Collector.FilterSpec(
         objectSet=[Collector.ObjectSpec(obj=view, skip=True, selectSet=[members])],
@@ -74,12 +80,14 @@ def _in_view(view: Any, paths: Mapping[type, Sequence[str]]) -> Any:
     )
 
 
-def _retrieve(session: Session, stub: Any, specs: list[Any]) -> list[Found]:
+def _retrieve(
+    session: Session, stub: Any, specs: list[Any], compact: Callable[[Found], Found] = lambda found: found
+) -> list[Found]:
     collector = Collector(session.content.propertyCollector._moId, stub)
     page = collector.RetrievePropertiesEx(specs, Collector.RetrieveOptions(maxObjects=PAGE_OBJECTS))
     found: list[Found] = []
     while page is not None:
-        found += _checked(page.objects)
+        found += map(compact, _checked(page.objects))
         page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
     return found
 

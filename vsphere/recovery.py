@@ -10,23 +10,90 @@ from backups.errors import PlatformUnreachable, RecoveryRefused
 from backups.platform import Disk, Target, VmConfig
 from vsphere import config as configs
 from vsphere import networks, specs
+from vsphere.disks.leases import LeaseLost
+from vsphere.imports import IMPORT_REFUSED, Import, Imports
 from vsphere.inventory import disk_of, disks_of, split_path
 from vsphere.properties import read, read_all, read_many
 from vsphere.session import Session
 from vsphere.tasks import wait
 
 MARKER = "hotfirst.marker"
+IMPORTING = "importing:"
+"""Before the marker of a VM whose import has not ended well yet."""
 TIMEOUT_S = 3600
+HELD_TIMEOUT_S = 330
+"""A lease that nobody keeps alive ends after 300 seconds."""
+SETTLE_S = 0.2
 LOOK_AGAIN_S = (0, 1, 2, 4)
 OFF, ON = "poweredOff", "poweredOn"
 
 
-def create_vm(session: Session, config: VmConfig, name: str, marker: str, target: Target) -> str:
-    existing = find_marked(session, marker, name)
+def create_vm(session: Session, imports: Imports, config: VmConfig, name: str, marker: str, target: Target) -> str:
+    """By importing it, so that its disks can be sent as streams; where that is refused, with empty disks."""
+    existing = imports.marked(marker) or find_marked(session, marker, name)
     if existing:
         return existing
+    _clear_half_made(session, marker, name)
     spec = _new_vm(session, config, name, marker, target)
-    folder_ref, pool_ref = place(session, target.host_ref)
+    place_refs = place(session, target.host_ref)
+    try:
+        ref = _import_vm(session, imports, spec, marker, target, place_refs)
+    except (LeaseLost, *IMPORT_REFUSED):
+        _clear_half_made(session, marker, name)
+        ref = _create_empty(session, spec, name, marker, target, place_refs)
+    _refuse_other_keys(session, ref, config)
+    return ref
+
+
+def _import_vm(
+    session: Session, imports: Imports, spec: Any, marker: str, target: Target, place_refs: tuple[str, str]
+) -> str:
+    folder_ref, pool_ref = place_refs
+    _mark(spec, IMPORTING + marker)
+
+    def request(stub: Any) -> Any:
+        wanted, host = vim.vm.VmImportSpec(configSpec=spec), vim.HostSystem(target.host_ref, stub)
+        if target.vapp_ref:
+            return vim.VirtualApp(target.vapp_ref, stub).ImportVApp(wanted, None, host)
+        return vim.ResourcePool(pool_ref, stub).ImportVApp(wanted, vim.Folder(folder_ref, stub), host)
+
+    importing = Import(session, request, lambda ref: _settle(session, ref, marker))
+    imports.add(marker, importing)
+    return importing.vm_ref
+
+
+def _settle(session: Session, ref: str, marker: str) -> None:
+    """Only now it counts as made. The lease may take a moment to let go of it."""
+    spec = vim.vm.ConfigSpec(extraConfig=[specs.option(MARKER, marker)])
+    for pause_s in (*LOOK_AGAIN_S, None):
+        try:
+            wait(session, session.call(lambda stub: vim.VirtualMachine(ref, stub).ReconfigVM_Task(spec)), TIMEOUT_S)
+            return
+        except vim.fault.TaskInProgress:
+            if pause_s is None:
+                raise
+            time.sleep(pause_s or SETTLE_S)
+
+
+def _clear_half_made(session: Session, marker: str, name: str) -> None:
+    """An attempt that was killed leaves its lease, and with it the VM, until the lease's time runs out."""
+    deadline = time.monotonic() + HELD_TIMEOUT_S
+    while (ref := find_marked(session, IMPORTING + marker, name)) is not None:
+        try:
+            destroy_vm(session, ref)
+        except vim.fault.TaskInProgress as fault:
+            if time.monotonic() > deadline:
+                raise PlatformUnreachable(
+                    f"An earlier attempt to make {name} still holds it; it is tried again later."
+                ) from fault
+            time.sleep(1)
+
+
+def _create_empty(
+    session: Session, spec: Any, name: str, marker: str, target: Target, place_refs: tuple[str, str]
+) -> str:
+    folder_ref, pool_ref = place_refs
+    _mark(spec, marker)
 
     def request(stub: Any) -> Any:
         host = vim.HostSystem(target.host_ref, stub)
@@ -36,16 +103,14 @@ def create_vm(session: Session, config: VmConfig, name: str, marker: str, target
         return vim.Folder(folder_ref, stub).CreateVM_Task(spec, pool, host)
 
     try:
-        ref = str(wait(session, session.call(request, repeatable=False), TIMEOUT_S)._moId)
+        return str(wait(session, session.call(request, repeatable=False), TIMEOUT_S)._moId)
     except PlatformUnreachable:
-        ref = _look_again(session, marker, name)
-    _refuse_other_keys(session, ref, config)
-    return ref
+        return _look_again(session, marker, name)
 
 
 def find_marked(session: Session, marker: str, name: str) -> str | None:
     """The marker itself is read only of VMs that carry the id made from it, or the name: extra options are long."""
-    wanted = (_uuid_of(marker), name)
+    wanted = (_uuid_of(marker.removeprefix(IMPORTING)), name)
     paths = ("name", "config.instanceUuid")
     vms = read_all(session, {vim.VirtualMachine: paths})
     candidates = [vm.ref for vm in vms if any(vm.values.get(p) in wanted for p in paths)]
@@ -74,15 +139,41 @@ def _look_again(session: Session, marker: str, name: str) -> str:
 def _new_vm(session: Session, config: VmConfig, name: str, marker: str, target: Target) -> Any:
     spec = specs.scalars(config)
     spec.name, spec.instanceUuid = name, _uuid_of(marker)
+    addresses: list[dict[str, Any]] = []
+    if target.same_identity:
+        _refuse_twin(session, config)
+        spec.instanceUuid, spec.uuid = config.uuid, config.identity.get("bios_uuid")
+        addresses = config.identity.get("addresses", [])
     spec.files = vim.vm.FileInfo(vmPathName=f"[{target.datastore}]")
-    spec.extraConfig.append(specs.option(MARKER, marker))
     kept = config.settings
     spec.deviceChange = [
         *specs.controllers(kept.get("controllers", ())),
         *specs.disks(config, config.disks, target.datastore),
-        *specs.cards(kept.get("networks", ()), networks.of_host(session, target.host_ref)),
+        *specs.cards(_cards_at(config, target), networks.of_host(session, target.host_ref), addresses),
     ]
     return spec
+
+
+def _cards_at(config: VmConfig, target: Target) -> list[dict[str, Any]]:
+    return networks.mapped(config.settings.get("networks", ()), target.network_map)
+
+
+def _refuse_twin(session: Session, config: VmConfig) -> None:
+    """Two VMs of one identity would take each other's addresses, and vCenter would give one of them another."""
+    path = "config.instanceUuid"
+    if any(vm.values.get(path) == config.uuid for vm in read_all(session, {vim.VirtualMachine: (path,)})):
+        raise RecoveryRefused(
+            f"{config.name} is still there, and no other VM can have its identity; recover it in place, or as another."
+        )
+
+
+def warnings(session: Session, config: VmConfig, target: Target) -> tuple[str, ...]:
+    lost = [f"{label} is of a kind that is not recovered, and is left out." for label in config.left_out]
+    return (*lost, *networks.warnings(_cards_at(config, target), networks.of_host(session, target.host_ref)))
+
+
+def _mark(spec: Any, marker: str) -> None:
+    spec.extraConfig = [o for o in spec.extraConfig if o.key != MARKER] + [specs.option(MARKER, marker)]
 
 
 def place(session: Session, host_ref: str) -> tuple[str, str]:

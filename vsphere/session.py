@@ -7,6 +7,7 @@ filters and collectors die with their session and must be made inside one closur
 
 import http.client
 import logging
+import re
 import ssl
 import threading
 import time
@@ -21,7 +22,8 @@ from pyVmomi.VmomiSupport import GetServiceVersions, versionIdMap
 from backups.errors import PlatformError, PlatformUnreachable
 from backups.platform import Connection
 from vsphere.certificates import pinned_context
-from vsphere.faults import TRANSPORT_ERRORS, translated, unreachable
+from vsphere.faults import AWAY, TRANSPORT_ERRORS, translated, unreachable
+from vsphere.sentences import ASK
 
 T = TypeVar("T")
 TIMEOUT_S = 60
@@ -32,7 +34,33 @@ KEEP_ALIVE_S = 300
 """vCenter ends a session after 30 idle minutes; disk data over another connection does not count as use."""
 POOL_SIZE = 8
 
+HARMLESS = re.compile(
+    r"(Fetch|(Continue)?Retrieve|Query|Find|Has|WaitForUpdates|CheckForUpdates|CancelWait|Refresh|CurrentTime|Log(in|out)"
+    r"|Create(Filter|PropertyCollector|ContainerView|ListView)|Destroy(PropertyCollector|PropertyFilter|View)"
+    r"|CreateImportSpec|CreateDescriptor|HttpNfcLease(Progress|Abort|GetManifest)).*"
+)
+"""Methods by their names in the WSDL that may be sent twice. Every other one changes something."""
+
 log = logging.getLogger(__name__)
+
+
+class _Stub(SoapStubAdapter):
+    """Remembers for each thread whether it has sent something that may have changed vCenter."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._thread = threading.local()
+
+    def begin(self) -> None:
+        self._thread.has_changed = False
+
+    @property
+    def has_changed(self) -> bool:
+        return bool(self._thread.has_changed)
+
+    def InvokeMethod(self, mo: Any, info: Any, args: Any, outerStub: Any = None) -> Any:  # noqa: N802, N803 - pyVmomi's
+        self._thread.has_changed = getattr(self._thread, "has_changed", False) or not HARMLESS.match(info.wsdlName)
+        return super().InvokeMethod(mo, info, args, outerStub)
 
 
 class Session:
@@ -43,7 +71,8 @@ class Session:
         self._connection = connection
         self.tls = _tls(connection)
         self._lock = threading.Lock()
-        self._epoch = 0
+        self._epoch = self._failures = 0
+        self._failure: Exception | None = None
         self._stub: Any = None
         self.content: Any = None
         try:
@@ -68,38 +97,54 @@ class Session:
         offered = _versions(body) if response.status == 200 else set()
         common = [v for v in GetServiceVersions("vim25") if versionIdMap[v] in offered]
         if not common:
-            raise PlatformUnreachable(f"{self.address} does not answer as a vCenter does; check the address.")
+            raise PlatformUnreachable(
+                AWAY, provider=f"{self.address} does not answer as a vCenter does; check the address and the port."
+            )
         return str(common[0])
 
     def _login(self, seen_epoch: int) -> None:
+        """One thread logs in and the others wait for it, and share its success or its failure: each of them trying in
+        turn would take as many time-outs as there are threads."""
+        seen_failures = self._failures
         with self._lock:
             if seen_epoch != self._epoch:
-                return  # another thread was first
-            stub = SoapStubAdapter(
-                host=self.host,
-                port=self.port,
-                version=self._version,
-                sslContext=self.tls,
-                poolSize=POOL_SIZE,
-                httpConnectionTimeout=self.timeout_s,
-            )
-            content: Any = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
-            content.sessionManager.Login(self._connection.username, self._connection.password, None)
-            self.content = content
+                return
+            if seen_failures != self._failures and self._failure is not None:
+                raise self._failure
+            try:
+                stub, content = self._logged_in()
+            except Exception as error:
+                self._failure = error
+                self._failures += 1
+                raise
             if self._stub is not None:
                 self._stub.DropConnections()
-            self._stub = stub
+            self._stub, self.content = stub, content
             self._epoch += 1
+
+    def _logged_in(self) -> tuple[_Stub, Any]:
+        stub = _Stub(
+            host=self.host,
+            port=self.port,
+            version=self._version,
+            sslContext=self.tls,
+            poolSize=POOL_SIZE,
+            httpConnectionTimeout=self.timeout_s,
+        )
+        content: Any = vim.ServiceInstance("ServiceInstance", stub).RetrieveContent()
+        content.sessionManager.Login(self._connection.username, self._connection.password, None)
+        return stub, content
 
     def call(self, request: Callable[[Any], T], *, repeatable: bool = True, tries: int = TRIES) -> T:
         """`request` is given the stub. It runs again after a lost session, always: vCenter refused it unread. After
-        an error of the network it runs again only if `repeatable`, for it may have arrived. Raises vSphere's faults
-        and PlatformUnreachable."""
+        an error of the network it runs again only if it has sent nothing that changes vCenter, for that may have
+        arrived, and is `repeatable`. Raises vSphere's faults and PlatformUnreachable."""
         logins = attempts = 0
         while True:
-            seen_epoch = self._epoch
+            seen_epoch, stub = self._epoch, self._stub
+            stub.begin()
             try:
-                return request(self._stub)
+                return request(stub)
             except vim.fault.NotAuthenticated:
                 logins += 1
                 if logins == LOGINS:
@@ -107,7 +152,8 @@ class Session:
                 self.renew(seen_epoch)
             except TRANSPORT_ERRORS as error:
                 attempts += 1
-                if not repeatable or attempts == tries:
+                hopeless = isinstance(error, ssl.SSLCertVerificationError)
+                if hopeless or stub.has_changed or not repeatable or attempts == tries:
                     raise unreachable(error, self.address) from error
                 time.sleep(0.2 * 4 ** (attempts - 1))
 
@@ -117,6 +163,11 @@ class Session:
             self._login(seen_epoch)
         except TRANSPORT_ERRORS as error:
             raise unreachable(error, self.address) from error
+
+    @property
+    def credentials(self) -> tuple[str, str]:
+        """User name and password, for vCenter's interfaces that know nothing of this login."""
+        return self._connection.username, self._connection.password
 
     def cookie(self) -> tuple[int, str]:
         """The epoch and the cookie header that file transfers send."""
@@ -144,7 +195,8 @@ def _tls(connection: Connection) -> ssl.SSLContext:
         return pinned_context(connection.certificate_pem)
     except (ssl.SSLError, ValueError) as error:
         raise PlatformError(
-            "The certificate kept for this vCenter cannot be read; fetch and confirm it again under vCenters."
+            f"The virtualization platform cannot be trusted as it was enrolled; {ASK}.",
+            provider="The certificate kept for this vCenter cannot be read; fetch and confirm it again under vCenters.",
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Snapshots: started together, found again by name, never made twice, removed until the disks are consolidated."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,7 @@ from pyVmomi import vim, vmodl
 
 from backups.errors import NotFound, PlatformError, PlatformUnreachable, SnapshotFailed
 from backups.platform import Quiesce, Snapshot, SnapshotDisk, SnapshotOrder
-from vsphere.faults import translated
+from vsphere.faults import detail, translated
 from vsphere.inventory import disk_of, disks_of
 from vsphere.properties import read, read_all, read_many
 from vsphere.session import Session
@@ -24,6 +24,7 @@ STARTERS = 8
 LONGEST_SLEEP_S = 30
 """Clocks drift apart, and are set."""
 CREATING = frozenset({"virtualmachine.createsnapshot"})
+CONSOLIDATING = frozenset({"virtualmachine.consolidatevmdisks", "vm.consolidate"})
 REMOVING = frozenset({"vm.snapshot.remove", "virtualmachine.removesnapshot"})
 DESCRIPTION = "Taken for a backup, and removed by it. Please leave it alone."
 NOT_QUIESCED = (vim.fault.ApplicationQuiesceFault, vim.fault.FilesystemQuiesceFault, vim.fault.ToolsUnavailable)
@@ -38,7 +39,7 @@ def create(session: Session, orders: Sequence[SnapshotOrder], at: datetime | Non
     _wait_until(session, at)
     results |= _attempt(session, rest, quiesced=quiesce != Quiesce.NO)
     if quiesce == Quiesce.TRY:
-        again = [order for order in rest if isinstance(results[order.vm_ref], NOT_QUIESCED)]
+        again = [order for order in rest if _is_about_quiescing(results[order.vm_ref])]
         results |= _attempt(session, again, quiesced=False)
     if quiesce == Quiesce.REQUIRE:
         results |= _refuse_unquiesced(session, rest, results)
@@ -117,6 +118,13 @@ def _failure(started: Any, ended: dict[str, Any]) -> Exception | None:
     return SnapshotFailed("vCenter reports the snapshot as taken but does not list it; look at the VM in vCenter.")
 
 
+def _is_about_quiescing(result: Snapshot | Exception) -> bool:
+    """Some builds report it as a general failure, and only the text tells."""
+    if isinstance(result, NOT_QUIESCED):
+        return True
+    return isinstance(result, vim.fault.SnapshotFault) and "quiesc" in detail(result).lower()
+
+
 def _refuse_unquiesced(session: Session, orders: Sequence[SnapshotOrder], results: Results) -> Results:
     """A powered-off VM is at rest as it is."""
     states = read_many(session, vim.VirtualMachine, [o.vm_ref for o in orders], "runtime.powerState")
@@ -127,7 +135,7 @@ def _refuse_unquiesced(session: Session, orders: Sequence[SnapshotOrder], result
         if isinstance(taken, Snapshot) and on and not taken.quiesced:
             remove(session, order.name, order.vm_ref)
             refused[order.vm_ref] = SnapshotFailed(
-                "The guest was not quiesced, which the plan requires; look at VMware Tools in the guest."
+                "The guest was not brought to rest, which the plan requires; look at VMware Tools in the guest."
             )
     return refused
 
@@ -136,7 +144,8 @@ def _outcome(result: Snapshot | Exception) -> Snapshot | Exception:
     if isinstance(result, Snapshot):
         return result
     error = translated(result)
-    return SnapshotFailed(str(error)) if type(error) is PlatformError else error
+    failed = SnapshotFailed(str(error), provider=error.provider_message)
+    return failed if type(error) is PlatformError else error
 
 
 def find(session: Session, prefix: str) -> list[Snapshot]:
@@ -156,41 +165,58 @@ def _walk(vm_ref: str, trees: Sequence[Any] | None) -> Iterator[Snapshot]:
 
 def remove(session: Session, name: str, vm_ref: str) -> None:
     order = SnapshotOrder(vm_ref=vm_ref, name=name)
+    fault: Exception | None = None
     for pause_s in (*LOOK_AGAIN_S, 0):
         wait_all(session, running(session, vm_ref, REMOVING), REMOVE_TIMEOUT_S)
         found = _named(session, [order]).get(vm_ref)
         if not isinstance(found, Snapshot):
             consolidate(session, vm_ref)
             return
-        if not _remove_once(session, found):
-            time.sleep(pause_s)
-    raise SnapshotFailed(f"vCenter does not remove the snapshot {name}; look at the VM's tasks in vCenter.")
+        fault = _ended(session, _removal(found.ref))
+        time.sleep(pause_s if fault else 0)
+    raise _stuck(f"The snapshot {name} could not be removed", fault)
 
 
-def _remove_once(session: Session, snapshot: Snapshot) -> bool:
-    """Whether the outcome is known; the caller looks again in any case."""
+def _removal(ref: str) -> Callable[[Any], Any]:
+    return lambda stub: vim.vm.Snapshot(ref, stub).RemoveSnapshot_Task(False, True)
+
+
+def _ended(session: Session, request: Callable[[Any], Any]) -> Exception | None:
+    """Why the task did not succeed. It may have done its work all the same, or a part: the caller looks again."""
     try:
-        task = session.call(
-            lambda stub: vim.vm.Snapshot(snapshot.ref, stub).RemoveSnapshot_Task(False, True), repeatable=False
-        )
-        wait(session, task, REMOVE_TIMEOUT_S)
-    except vmodl.fault.ManagedObjectNotFound:
-        return True
-    except (vim.fault.TaskInProgress, PlatformUnreachable):
-        return False
-    return True
+        wait(session, session.call(request), REMOVE_TIMEOUT_S)
+    except (vmodl.MethodFault, PlatformUnreachable) as fault:
+        if isinstance(fault, vim.fault.NoPermission):
+            raise
+        return fault
+    return None
+
+
+def _stuck(what: str, fault: Exception | None) -> SnapshotFailed:
+    why = translated(fault).provider_message if fault else "vCenter says nothing of the reason."
+    return SnapshotFailed(f"{what}; it is tried again later.", provider=f"{what}: {why} Look at the VM in vCenter.")
 
 
 def consolidate(session: Session, vm_ref: str) -> bool:
-    """A snapshot that has gone from the tree may have left its files in the disks' chains."""
-    needed = "runtime.consolidationNeeded"
-    if not read_many(session, vim.VirtualMachine, [vm_ref], needed).get(vm_ref, {}).get(needed):
+    """A snapshot that has gone from the tree may have left its files in the disks' chains, most often because a file
+    was locked for a moment."""
+    if not _needs_consolidation(session, vm_ref):
         return False
-    task = session.call(lambda stub: vim.VirtualMachine(vm_ref, stub).ConsolidateVMDisks_Task())
-    wait(session, task, REMOVE_TIMEOUT_S)
-    if read_many(session, vim.VirtualMachine, [vm_ref], needed).get(vm_ref, {}).get(needed):
-        raise SnapshotFailed("The VM's disks still need consolidation after vCenter consolidated them; look at the VM.")
-    return True
+    fault: Exception | None = None
+    for pause_s in (*LOOK_AGAIN_S, 0):
+        wait_all(session, running(session, vm_ref, CONSOLIDATING), REMOVE_TIMEOUT_S)
+        if not _needs_consolidation(session, vm_ref):
+            return True
+        fault = _ended(session, lambda stub: vim.VirtualMachine(vm_ref, stub).ConsolidateVMDisks_Task())
+        time.sleep(pause_s if fault else 0)
+    if not _needs_consolidation(session, vm_ref):
+        return True
+    raise _stuck("The VM's disks still need consolidation", fault)
+
+
+def _needs_consolidation(session: Session, vm_ref: str) -> bool:
+    needed = "runtime.consolidationNeeded"
+    return bool(read_many(session, vim.VirtualMachine, [vm_ref], needed).get(vm_ref, {}).get(needed))
 
 
 def snapshot_disks(session: Session, snapshot: Snapshot) -> tuple[SnapshotDisk, ...]:

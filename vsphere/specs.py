@@ -1,6 +1,6 @@
 """The ConfigSpecs that make a VM anew, or bring one back, from what `vsphere.config` keeps."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pyVmomi import vim
@@ -64,13 +64,23 @@ def _disk(disk: Disk, placed: dict[str, Any] | None, datastore: str) -> Any:
     )
 
 
-def cards(kept: Iterable[dict[str, Any]], available: dict[str, Any]) -> list[Any]:
-    """Cards whose network does not exist at the target are left out."""
-    return [
-        _added(_card(each, -1 - number, available[each["network"]]))
-        for number, each in enumerate(kept)
-        if each["network"] in available
-    ]
+def cards(
+    kept: Iterable[dict[str, Any]], available: dict[str, Any], addresses: Sequence[dict[str, Any]] = ()
+) -> list[Any]:
+    """Cards whose network does not exist at the target are left out. `addresses`: one a card, if they are kept."""
+    made = []
+    for number, each in enumerate(kept):
+        if each["network"] in available:
+            card = _card(each, -1 - number, available[each["network"]])
+            if number < len(addresses):
+                card.macAddress = addresses[number]["mac"]
+                card.addressType = ADDRESS_KINDS.get(addresses[number]["kind"], "manual")
+            made.append(_added(card))
+    return made
+
+
+ADDRESS_KINDS = {"assigned": "assigned"}
+"""An address that a host has generated can be given to another VM only as one typed in by hand."""
 
 
 def _card(kept: dict[str, Any], key: int, backing: Any) -> Any:

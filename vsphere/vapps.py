@@ -1,4 +1,4 @@
-"""vApps: resource settings and the order in which their VMs start."""
+"""vApps: resource settings, the order in which their VMs and the vApps in them start, and what they are nested in."""
 
 from typing import Any
 
@@ -33,6 +33,7 @@ def describe(session: Session, vapp_ref: str) -> VAppConfig:
             "config.cpuAllocation",
             "config.memoryAllocation",
             "vAppConfig.entityConfig",
+            "parent",
         )
     except vmodl.fault.ManagedObjectNotFound as fault:
         raise NotFound("This vApp is no longer in vCenter; refresh the inventory.") from fault
@@ -42,12 +43,32 @@ def describe(session: Session, vapp_ref: str) -> VAppConfig:
             "cpu": allocation(values.get("config.cpuAllocation")),
             "memory": allocation(values.get("config.memoryAllocation")),
             "start_order": _start_order(session, values.get("vAppConfig.entityConfig") or []),
+            "nested": _nested(session, values.get("vAppConfig.entityConfig") or []),
+            "within": _within(session, values.get("parent")),
         },
     )
 
 
+def _nested(session: Session, entities: list[Any]) -> list[dict[str, Any]]:
+    """The vApps in it, by name, with their place in the order; each has an order of its own for its VMs."""
+    vapps = [each for each in entities if isinstance(each.key, vim.VirtualApp)]
+    names = read_many(session, vim.VirtualApp, [each.key._moId for each in vapps], "name")
+    entries = [{"vapp": plain_name(names[e.key._moId]["name"])} | _entry(e) for e in vapps if e.key._moId in names]
+    return sorted(entries, key=lambda entry: entry["vapp"])
+
+
+def _within(session: Session, parent: Any) -> list[str]:
+    """The names of the vApps around it, outermost first."""
+    names: list[str] = []
+    while isinstance(parent, vim.VirtualApp):
+        values = read(session, vim.VirtualApp, parent._moId, "name", "parent")
+        names.insert(0, plain_name(values["name"]))
+        parent = values.get("parent")
+    return names
+
+
 def _start_order(session: Session, entities: list[Any]) -> list[dict[str, Any]]:
-    """VMs only; vApps nested in this one have an order of their own."""
+    """VMs only."""
     vms = [each for each in entities if isinstance(each.key, vim.VirtualMachine)]
     uuids = read_many(session, vim.VirtualMachine, [each.key._moId for each in vms], "config.instanceUuid")
     entries = [
@@ -61,14 +82,17 @@ def _entry(entity: Any) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, str) else value for name, value in kept.items()}
 
 
-def create(session: Session, name: str, host_ref: str) -> str:
-    folder_ref, pool_ref = place(session, host_ref)
+def create(session: Session, config: VAppConfig, name: str, host_ref: str) -> str:
+    """Inside the vApps that it was in, if these are still there."""
+    folder_ref, root_ref = place(session, host_ref)
+    pool_ref = _innermost(session, config.settings.get("within", []), root_ref)
     existing = _find(session, name, pool_ref)
     if existing:
         return existing
 
     def request(stub: Any) -> Any:
-        pool, folder = vim.ResourcePool(pool_ref, stub), vim.Folder(folder_ref, stub)
+        nested = pool_ref != root_ref
+        pool, folder = vim.ResourcePool(pool_ref, stub), None if nested else vim.Folder(folder_ref, stub)
         return pool.CreateVApp(name, _resources(UNLIMITED, UNLIMITED), vim.vApp.VAppConfigSpec(), folder)
 
     try:
@@ -80,9 +104,21 @@ def create(session: Session, name: str, host_ref: str) -> str:
         raise
 
 
+def _innermost(session: Session, within: list[str], root_ref: str) -> str:
+    pool_ref = root_ref
+    for name in within:
+        found = _find(session, name, pool_ref)
+        if found is None:
+            return root_ref
+        pool_ref = found
+    return pool_ref
+
+
 def _find(session: Session, name: str, pool_ref: str) -> str | None:
     vapps = read_all(session, {vim.VirtualApp: ("name", "parent")})
-    return next((v.ref for v in vapps if v.values["name"] == name and v.values["parent"]._moId == pool_ref), None)
+    return next(
+        (v.ref for v in vapps if plain_name(v.values["name"]) == name and v.values["parent"]._moId == pool_ref), None
+    )
 
 
 def _resources(cpu: dict[str, Any], memory: dict[str, Any]) -> Any:
@@ -96,20 +132,22 @@ def _expandable(kept: dict[str, Any]) -> Any:
 
 
 def configure(session: Session, vapp_ref: str, config: VAppConfig, vm_refs: dict[str, str]) -> None:
-    """Entries of VMs that were not recovered are left out."""
+    """Entries of VMs and vApps that were not recovered are left out."""
     settings = config.settings
     order = [entry for entry in settings.get("start_order", []) if entry["vm"] in vm_refs]
+    nested = [(entry, _find(session, entry["vapp"], vapp_ref)) for entry in settings.get("nested", [])]
 
     def request(stub: Any) -> None:
         vapp = vim.VirtualApp(vapp_ref, stub)
         vapp.UpdateConfig(None, _resources(settings.get("cpu") or UNLIMITED, settings.get("memory") or UNLIMITED))
-        if order:
-            entities = [_entity(entry, vim.VirtualMachine(vm_refs[entry["vm"]], stub)) for entry in order]
+        entities = [_entity(entry, vim.VirtualMachine(vm_refs[entry["vm"]], stub)) for entry in order]
+        entities += [_entity(entry, vim.VirtualApp(ref, stub)) for entry, ref in nested if ref]
+        if entities:
             vapp.UpdateVAppConfig(vim.vApp.VAppConfigSpec(entityConfig=entities))
 
     session.call(request)
 
 
-def _entity(entry: dict[str, Any], vm: Any) -> Any:
+def _entity(entry: dict[str, Any], member: Any) -> Any:
     kept = {field: entry.get(name) for name, field in ENTITY_FIELDS.items()}
-    return vim.vApp.EntityConfigInfo(key=vm, **kept)
+    return vim.vApp.EntityConfigInfo(key=member, **kept)

@@ -14,7 +14,7 @@ from backups.archive import layout, packs
 from backups.archive.index import Index, Location
 from backups.archive.keys import NONCE_BYTES, TenantKeys, record_cipher
 from backups.archive.layout import PackRef
-from backups.archive.packs import Kind
+from backups.archive.packs import MAX_RAW_BYTES, OVERHEAD_BYTES, Kind, plausible
 from backups.archive.store import ObjectMissing, ObjectStore
 from backups.errors import ArchiveDamaged
 
@@ -26,6 +26,7 @@ AHEAD = 2
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Record = bytes | memoryview
 
 
 class RecordDamaged(ArchiveDamaged):
@@ -46,6 +47,21 @@ def in_parallel(work: Callable[[Item], Result], items: Iterable[Item], threads: 
             yield ahead.popleft().result()
 
 
+class _Buffers(threading.local):
+    """What a thread opens records with."""
+
+    def __init__(self) -> None:
+        self.packed = memoryview(bytearray(MAX_RAW_BYTES))
+        self._raw = memoryview(bytearray(MAX_RAW_BYTES + 1))
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_RAW_BYTES)
+
+    def decompressed(self, packed: memoryview, raw_bytes: int) -> memoryview:
+        """Whatever the frame says of itself, no more than a byte beyond `raw_bytes` is written."""
+        with self._decompressor.stream_reader(packed) as reader:
+            length = reader.readinto(self._raw[: raw_bytes + 1])
+        return self._raw[:length]
+
+
 class ChunkSource:
     """Safe for several threads."""
 
@@ -53,7 +69,7 @@ class ChunkSource:
         self.index = index
         self._store, self._keys = store, keys
         self._data_keys: dict[str, bytes] = {}
-        self._thread = threading.local()
+        self._buffers = _Buffers()
 
     def load(self, record_id: bytes) -> bytes:
         """Tries every copy. Raises RecordDamaged, KeyUnavailable."""
@@ -61,19 +77,17 @@ class ChunkSource:
         for location in self.index.copies(record_id):
             try:
                 stored = self._stored(location.pack, location.offset, location.stored_bytes, record_id)
-                return self._opened(record_id, location, stored)
+                return bytes(self._opened(record_id, location, stored))
             except RecordDamaged as error:
                 trouble = error
         raise trouble or self._unknown(record_id)
 
-    def load_many(self, record_ids: Iterable[bytes]) -> dict[bytes, bytes]:
-        """In the order in which they lie, neighbours in one read."""
+    def each(self, record_ids: Iterable[bytes]) -> Iterator[tuple[bytes, Record]]:
+        """In the order in which they lie, neighbours in one read. What it gives is overwritten by the next one."""
         wanted = {record_id: self._location(record_id) for record_id in record_ids}
         in_order = sorted(wanted.items(), key=lambda item: item[1])
-        loaded: dict[bytes, bytes] = {}
         for group in _neighbours(in_order):
-            loaded.update(self._load_group(group))
-        return loaded
+            yield from self._each_of_group(group)
 
     def _location(self, record_id: bytes) -> Location:
         location = self.index.find(record_id) or next(self.index.copies(record_id), None)
@@ -85,16 +99,19 @@ class ChunkSource:
         why = " ".join(str(error) for error in self.index.broken.values())
         return RecordDamaged(f"Chunk {record_id.hex()} is in no pack of the index. {why}".strip(), None, record_id)
 
-    def _load_group(self, group: list[tuple[bytes, Location]]) -> dict[bytes, bytes]:
+    def _each_of_group(self, group: list[tuple[bytes, Location]]) -> Iterator[tuple[bytes, Record]]:
         start, last = group[0][1].offset, group[-1][1]
         try:
             stored = self._stored(last.pack, start, last.offset + last.stored_bytes - start, group[0][0])
-            return {
-                record_id: self._opened(record_id, at, stored[at.offset - start :][: at.stored_bytes])
-                for record_id, at in group
-            }
         except RecordDamaged:
-            return {record_id: self.load(record_id) for record_id, _ in group}
+            yield from ((record_id, self.load(record_id)) for record_id, _ in group)
+            return
+        for record_id, at in group:
+            try:
+                record: Record = self._opened(record_id, at, stored[at.offset - start :][: at.stored_bytes])
+            except RecordDamaged:
+                record = self.load(record_id)
+            yield record_id, record
 
     def _stored(self, pack: PackRef, offset: int, length: int, record_id: bytes) -> memoryview:
         name = layout.pack(self._keys.tenant_id, pack)
@@ -106,11 +123,15 @@ class ChunkSource:
             raise RecordDamaged(f"Pack {name} is cut short.", pack, record_id)
         return memoryview(stored)
 
-    def _opened(self, record_id: bytes, at: Location, stored: memoryview) -> bytes:
+    def _opened(self, record_id: bytes, at: Location, stored: memoryview) -> memoryview:
+        """In the thread's own buffers: allocating for each record costs as much as decrypting it."""
+        if not plausible(at.stored_bytes, at.raw_bytes):
+            raise self._damaged(at, record_id)
         key, id_key = self._keys_of(at, record_id)
+        packed = self._buffers.packed[: at.stored_bytes - OVERHEAD_BYTES]
         try:
-            packed = record_cipher(key, record_id).decrypt(stored[:NONCE_BYTES], stored[NONCE_BYTES:], record_id)
-            data = packed if len(packed) == at.raw_bytes else self._decompressor().decompress(packed)
+            record_cipher(key, record_id).decrypt_into(stored[:NONCE_BYTES], stored[NONCE_BYTES:], record_id, packed)
+            data = packed if len(packed) == at.raw_bytes else self._buffers.decompressed(packed, at.raw_bytes)
         except (InvalidTag, zstandard.ZstdError) as error:
             raise self._damaged(at, record_id) from error
         if blake3(data, key=id_key).digest() != record_id:
@@ -132,12 +153,6 @@ class ChunkSource:
             except (ArchiveDamaged, ObjectMissing) as error:
                 raise RecordDamaged(str(error), at.pack, record_id) from error
         return self._data_keys[session], self._keys.chunk_id_key
-
-    def _decompressor(self) -> zstandard.ZstdDecompressor:
-        """A context serves one thread."""
-        if not hasattr(self._thread, "decompressor"):
-            self._thread.decompressor = zstandard.ZstdDecompressor()
-        return self._thread.decompressor
 
 
 def _neighbours(in_order: list[tuple[bytes, Location]]) -> Iterable[list[tuple[bytes, Location]]]:

@@ -9,7 +9,8 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import count, islice
+from mmap import MADV_DONTNEED, mmap
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -28,9 +29,13 @@ PACK = struct.Struct("<16sIB3x")
 FOOTER = struct.Struct("<8sHxxIII32s32s")
 SIGNED = struct.Struct("<8sHxxIII")
 BLOCK_ENTRIES = 1024
+MAX_BLOCK_ENTRIES = 65_536
 MAC_BYTES = 16
 HASH_BYTES = 32
 OPEN_TRIES = 10
+RELEASE_EVERY = 1024
+"""Searches: each touches the surroundings of one or two places of every file, about 128 KiB in all."""
+FILTER_BITS = 25
 
 log = logging.getLogger(__name__)
 
@@ -61,19 +66,19 @@ class IndexFile:
         footer = view[len(view) - FOOTER.size :]
         magic, version, block, self.count, pack_count, mac, _ = FOOTER.unpack(footer)
         self._block_entries = block
-        blocks = -(-self.count // block) if block else 0
+        blocks = -(-self.count // max(1, block))
         start = self.count * ENTRY.size
         ends = [start, start + pack_count * PACK.size, 0, 0]
         ends[2] = ends[1] + blocks * MAC_BYTES
         ends[3] = ends[2] + self.count * 4
-        if magic != MAGIC or ends[3] + FOOTER.size != len(view):
+        if magic != MAGIC or not 0 < block <= MAX_BLOCK_ENTRIES or ends[3] + FOOTER.size != len(view):
             raise self._damaged()
         if version != VERSION:
             raise ArchiveDamaged(f"Index {name} has version {version}, which this product does not know; update it.")
         hasher = blake3(view[start : ends[3]], key=key).update(footer[: SIGNED.size])
         if hasher.digest() != mac:
             raise self._damaged()
-        self.packs = [(PackRef(s.hex(), n), Kind(k)) for s, n, k in PACK.iter_unpack(view[start : ends[1]])]
+        self.packs = list(self._packs_in(view[start : ends[1]]))
         self._macs = view[ends[1] : ends[2]]
         self._prefixes = view[ends[2] : ends[3]].cast("I")
         self._verified = bytearray(blocks)
@@ -87,9 +92,18 @@ class IndexFile:
                 yield location
             row += 1
 
+    @property
+    def prefixes(self) -> Iterable[int]:
+        return self._prefixes
+
     def rows(self) -> Iterator[Row]:
         """All of them, sorted by id."""
         return (self._row(row) for row in range(self.count))
+
+    def release(self) -> None:
+        """Lets go of the memory that searches have touched; it stays in the system's cache."""
+        if isinstance(self._view.obj, mmap):
+            self._view.obj.madvise(MADV_DONTNEED)
 
     def verify(self) -> None:
         """All of it. Raises IndexDamaged."""
@@ -101,7 +115,15 @@ class IndexFile:
         if not self._verified[block]:
             self._verify(block)
         record_id, pack, *rest = ENTRY.unpack_from(self._view, row * ENTRY.size)
+        if pack >= len(self.packs):
+            raise self._damaged()
         return record_id, Location(*self.packs[pack], *rest)
+
+    def _packs_in(self, table: memoryview) -> Iterator[tuple[PackRef, Kind]]:
+        for session, number, kind in PACK.iter_unpack(table):
+            if kind not in tuple(Kind):
+                raise self._damaged()
+            yield PackRef(session.hex(), number), Kind(kind)
 
     def _verify(self, block: int) -> None:
         start = block * self._block_entries * ENTRY.size
@@ -120,8 +142,14 @@ class Index:
     its chunks are stored again or found again by `repair`."""
 
     def __init__(self, files: Sequence[IndexFile], refusals: Refused, broken: Iterable[IndexDamaged] = ()) -> None:
-        self.files, self.refusals = tuple(files), refusals
+        self._opened_files, self._added = tuple(files), list[IndexFile]()
+        self._added_prefixes, self._searched = PrefixSet(), count(1)
+        self.refusals = refusals
         self.broken = {error.name: error for error in broken}
+
+    @property
+    def files(self) -> tuple[IndexFile, ...]:
+        return (*self._opened_files, *self._added)
 
     @classmethod
     def open(cls, store: ObjectStore, keys: TenantKeys) -> "Index":
@@ -144,7 +172,9 @@ class Index:
         return cls(sorted(files, key=lambda file: -file.count), refusals, broken)
 
     def add(self, file: IndexFile) -> None:
-        self.files = (*self.files, file)
+        """One that was written since: a long backup adds a hundred, so they are not all searched every time."""
+        self._added_prefixes.update(file.prefixes)
+        self._added.append(file)
 
     def find(self, record_id: bytes) -> Location | None:
         """A copy that may be relied on."""
@@ -155,22 +185,55 @@ class Index:
         return None
 
     def copies(self, record_id: bytes) -> Iterator[Location]:
-        for file in self.files:
+        if next(self._searched) % RELEASE_EVERY == 0:
+            for file in self.files:
+                file.release()
+        may_be_added = int.from_bytes(record_id[:4]) in self._added_prefixes
+        for file in self.files if may_be_added else self._opened_files:
             try:
                 yield from file.find(record_id)
             except IndexDamaged as error:
                 self.broken[file.name] = error
 
 
+class PrefixSet:
+    """Of prefixes of ids, in 4 MiB; now and then it says that it has one that it has not."""
+
+    def __init__(self) -> None:
+        self._bits = bytearray(2 ** (FILTER_BITS - 3))
+
+    def update(self, prefixes: Iterable[int]) -> None:
+        for prefix in prefixes:
+            self._bits[prefix >> 35 - FILTER_BITS] |= 1 << (prefix >> 32 - FILTER_BITS & 7)
+
+    def __contains__(self, prefix: int) -> bool:
+        return bool(self._bits[prefix >> 35 - FILTER_BITS] >> (prefix >> 32 - FILTER_BITS & 7) & 1)
+
+
 def open_file(store: ObjectStore, keys: TenantKeys, name: str) -> IndexFile:
-    return IndexFile(name, store.view(name), keys.index_key)
+    return IndexFile(name, store.cached_view(name, _is_sound), keys.index_key)
+
+
+def _is_sound(view: memoryview) -> bool:
+    end = len(view) - HASH_BYTES
+    return end >= 0 and blake3(view[:end]).digest() == view[end:]
 
 
 def check_stored(name: str, view: memoryview) -> None:
     """By the hash of what is stored, without any key. Raises IndexDamaged."""
-    end = len(view) - HASH_BYTES
-    if end < 0 or blake3(view[:end]).digest() != view[end:]:
+    if not _is_sound(view):
         raise IndexDamaged(name)
+
+
+def named_packs(view: memoryview) -> set[PackRef]:
+    """By an index whose stored hash is right; needs no key."""
+    if len(view) < FOOTER.size:
+        return set()
+    *_, count, pack_count, _, _ = FOOTER.unpack(view[len(view) - FOOTER.size :])
+    packs_at = count * ENTRY.size
+    if packs_at + pack_count * PACK.size > len(view):
+        return set()
+    return {PackRef(s.hex(), n) for s, n, _ in PACK.iter_unpack(view[packs_at : packs_at + pack_count * PACK.size])}
 
 
 def repair(store: ObjectStore, keys: TenantKeys) -> int:
@@ -184,7 +247,7 @@ def repair(store: ObjectStore, keys: TenantKeys) -> int:
             index.broken[file.name] = error
     named = {ref for file in index.files if file.name not in index.broken for ref, _ in file.packs}
     names = [stored.name for stored in store.list(layout.packs(keys.tenant_id))]
-    lost = [name for name in names if layout.pack_ref(name) not in named]
+    lost = [name for name in names if layout.is_pack(name) and layout.pack_ref(name) not in named]
     if lost:
         write_file(store, keys, sorted(row for name in lost for row in _rows_in(store, name)))
     if index.broken:

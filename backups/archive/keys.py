@@ -31,9 +31,11 @@ class TenantKeys:
 
     @classmethod
     def generate(cls, tenant_id: str) -> Self:
-        private = X25519PrivateKey.generate()
-        public = private.public_key().public_bytes_raw()
-        return cls(tenant_id, os.urandom(KEY_BYTES), public, private.private_bytes_raw())
+        return cls.of_secrets(tenant_id, os.urandom(KEY_BYTES), X25519PrivateKey.generate().private_bytes_raw())
+
+    @classmethod
+    def of_secrets(cls, tenant_id: str, write_secret: bytes, private_key: bytes) -> Self:
+        return cls(tenant_id, write_secret, public_key_of(private_key), private_key)
 
     def without_private(self) -> Self:
         return replace(self, private_key=None)
@@ -59,8 +61,15 @@ class TenantKeys:
         return self._derived("index")
 
     def _derived(self, purpose: str) -> bytes:
-        info = f"hotfirst/1/{purpose}/{self.tenant_id}".encode()
-        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(self.write_secret)
+        return derived(self.write_secret, f"hotfirst/1/{purpose}/{self.tenant_id}")
+
+
+def derived(secret: bytes, purpose: str) -> bytes:
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=purpose.encode()).derive(secret)
+
+
+def public_key_of(private_key: bytes) -> bytes:
+    return X25519PrivateKey.from_private_bytes(private_key).public_key().public_bytes_raw()
 
 
 def record_cipher(key: bytes, record_id: bytes) -> AESGCM:

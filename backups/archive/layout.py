@@ -6,6 +6,8 @@ from typing import NamedTuple
 from backups.errors import InvalidRequest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+SESSION = re.compile(r"[0-9a-f]{32}")
+PACK_NAME = re.compile(r"[0-9a-f]{32}-[0-9a-f]{8}")
 
 
 class PackRef(NamedTuple):
@@ -25,6 +27,15 @@ def packs(tenant_id: str) -> str:
 
 def pack(tenant_id: str, ref: PackRef) -> str:
     return f"{packs(tenant_id)}{ref.session[:2]}/{ref.session}-{ref.number:08x}"
+
+
+def is_pack(name: str) -> bool:
+    """A folder may hold files that are not ours."""
+    return PACK_NAME.fullmatch(name.rpartition("/")[2]) is not None
+
+
+def is_index(tenant_id: str, name: str) -> bool:
+    return name.startswith(indexes(tenant_id)) and NAME.fullmatch(name[len(indexes(tenant_id)) :]) is not None
 
 
 def pack_ref(name: str) -> PackRef:
@@ -62,6 +73,22 @@ def condemned(tenant_id: str) -> str:
 
 def damaged(tenant_id: str) -> str:
     return f"{tenant(tenant_id)}/damaged/"
+
+
+def clock(tenant_id: str) -> str:
+    return f"{tenant(tenant_id)}/clock/"
+
+
+def key_objects(tenant_id: str) -> str:
+    return f"{tenant(tenant_id)}/keys/"
+
+
+def locks(tenant_id: str) -> str:
+    return f"{tenant(tenant_id)}/locks/"
+
+
+def archive_locks(tenant_id: str, archive_id: str) -> str:
+    return f"{locks(tenant_id)}{_checked(archive_id)}/"
 
 
 def _checked(name: str) -> str:

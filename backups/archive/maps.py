@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from backups.errors import ArchiveDamaged
 from backups.platform import Area
 
 CHUNK_BYTES = 256 * 1024
@@ -47,7 +48,10 @@ class DiskMap:
         if page_id == ZERO_ID:
             return bytes(chunks_in_page(self.capacity_bytes, number) * ID_BYTES)
         if page_id not in self._pages:
-            self._pages[page_id] = self._load(page_id)
+            page = self._load(page_id)
+            if len(page) != chunks_in_page(self.capacity_bytes, number) * ID_BYTES:
+                raise ArchiveDamaged(f"Page {page_id.hex()} of a map has another length than its disk needs.")
+            self._pages[page_id] = page
             if len(self._pages) > CACHED_PAGES:
                 self._pages.popitem(last=False)
         return self._pages[page_id]

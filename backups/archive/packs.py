@@ -23,7 +23,11 @@ FOOTER = struct.Struct("<II32s8s")
 CHECK_BYTES = 16
 OVERHEAD_BYTES = NONCE_BYTES + TAG_BYTES
 TARGET_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 128 * 1024 * 1024
+MAX_RECORDS = 8192
 MAX_HEADER_BYTES = 512
+MAX_RAW_BYTES = 256 * 1024
+"""Of a record: a chunk, or a page."""
 
 
 class Kind(IntEnum):
@@ -83,6 +87,11 @@ class PackWriter:
             raise
         self.size_bytes = len(self._header)
 
+    @property
+    def full(self) -> bool:
+        """It has as many records as a pack may have, whatever its size."""
+        return len(self.entries) >= MAX_RECORDS
+
     def add(self, record_id: bytes, data: bytes | memoryview, raw_bytes: int, buffer: bytearray) -> int:
         """`buffer` is the thread's own scratch space. Returns the bytes stored."""
         length = len(data) + OVERHEAD_BYTES
@@ -90,10 +99,14 @@ class PackWriter:
         nonce = os.urandom(NONCE_BYTES)
         record[:NONCE_BYTES] = nonce
         record_cipher(self._key, record_id).encrypt_into(nonce, data, record_id, record[NONCE_BYTES:])
+        return self.add_record(record_id, record, raw_bytes)
+
+    def add_record(self, record_id: bytes, record: bytes | memoryview, raw_bytes: int) -> int:
+        """As it is, encrypted. Returns the bytes stored."""
         self._object.write(record)
-        self.entries.append(Entry(record_id, self.size_bytes, length, raw_bytes, checksum(record)))
-        self.size_bytes += length
-        return length
+        self.entries.append(Entry(record_id, self.size_bytes, len(record), raw_bytes, checksum(record)))
+        self.size_bytes += len(record)
+        return len(record)
 
     def finish(self) -> None:
         table = b"".join(ENTRY.pack(*entry) for entry in self.entries)
@@ -117,8 +130,8 @@ def read_header(store: ObjectStore, name: str) -> Header:
     end = HEADER.size + sealed_bytes
     if magic != MAGIC or end > MAX_HEADER_BYTES or data[end : end + CHECK_BYTES] != checksum(data[:end]):
         raise damaged
-    if version != VERSION:
-        raise ArchiveDamaged(f"Pack {name} has version {version}, which this product does not know; update it.")
+    if version != VERSION or kind not in tuple(Kind):
+        raise ArchiveDamaged(f"Pack {name} is of a version or kind that this product does not know; update it.")
     ref = PackRef(session.hex(), number)
     return Header(kind=Kind(kind), ref=ref, sealed_key=data[HEADER.size : end], size_bytes=end + CHECK_BYTES)
 
@@ -126,8 +139,10 @@ def read_header(store: ObjectStore, name: str) -> Header:
 def read_table(store: ObjectStore, name: str) -> tuple[Header, list[Entry]]:
     """Raises ArchiveDamaged where header, table or footer are not what was written, and ObjectMissing."""
     header, size = read_header(store, name), store.size(name)
+    if size > MAX_BYTES:
+        raise ArchiveDamaged(f"Pack {name} is larger than any that was written.")
     count, offset, digest, magic = FOOTER.unpack(_exactly(store, name, size - FOOTER.size, FOOTER.size))
-    if magic != END_MAGIC or offset + count * ENTRY.size + FOOTER.size != size:
+    if magic != END_MAGIC or count > MAX_RECORDS or offset + count * ENTRY.size + FOOTER.size != size:
         raise ArchiveDamaged(f"The footer of pack {name} is damaged.")
     table = _exactly(store, name, offset, count * ENTRY.size)
     head = store.get_range(name, 0, header.size_bytes)
@@ -136,7 +151,14 @@ def read_table(store: ObjectStore, name: str) -> tuple[Header, list[Entry]]:
     entries = [Entry(*fields) for fields in ENTRY.iter_unpack(table)]
     if list(_ends(header, entries)) != [entry.offset for entry in entries] + [offset]:
         raise ArchiveDamaged(f"The table of pack {name} leaves gaps.")
+    if not all(plausible(entry.stored_bytes, entry.raw_bytes) for entry in entries):
+        raise ArchiveDamaged(f"The table of pack {name} has records of lengths that no record has.")
     return header, entries
+
+
+def plausible(stored_bytes: int, raw_bytes: int) -> bool:
+    """Lengths that a record may have: it is bounded, and never longer than what it holds and its frame."""
+    return raw_bytes <= MAX_RAW_BYTES and OVERHEAD_BYTES <= stored_bytes <= raw_bytes + OVERHEAD_BYTES
 
 
 def _ends(header: Header, entries: list[Entry]) -> Iterator[int]:

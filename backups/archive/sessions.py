@@ -48,6 +48,16 @@ class WriterSession:
                 "away; it has to be made again."
             )
 
+    def publish(self, name: str, encoded: bytes) -> None:
+        """Stores a manifest. A process that was suspended for hours may wake up here, after gc gave it up."""
+        self.assert_alive()
+        self._store.put(name, encoded)
+        try:
+            self.assert_alive()
+        except BaseException:
+            self._store.delete(name)
+            raise
+
     def end(self) -> None:
         if not self._ended.is_set():
             self._ended.set()

@@ -18,10 +18,12 @@ from backups.archive.maps import CHUNK_BYTES, ZERO_ID
 from backups.archive.packs import OVERHEAD_BYTES, TARGET_BYTES, Kind, PackWriter, SessionKey
 from backups.archive.store import ObjectStore
 
-ZSTD_LEVEL = 3
+COMPRESSION = zstandard.ZstdCompressionParameters.from_level(2)
+"""Given so, and not adapted to the size of a chunk as a bare level is: on a mixed set of disks level 3 takes half as
+much time again and saves 1.5 % of the space, the adapted level 2 takes a fifth more."""
 WORTH_IT = 0.97
 """A chunk that compression does not make at least 3 % smaller is stored as it is."""
-PUBLISHED_ENTRIES = 65536
+PUBLISHED_ENTRIES = 32_768
 """So many new entries are written to an index file and forgotten: memory stays flat, and a backup that is
 killed need not store them again."""
 PENDING_PACKS = 4
@@ -126,7 +128,7 @@ class Lane:
 
     def __init__(self, sink: ChunkSink, kind: Kind) -> None:
         self._sink, self._kind = sink, kind
-        self._compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL)
+        self._compressor = zstandard.ZstdCompressor(compression_params=COMPRESSION)
         self._buffer = bytearray(CHUNK_BYTES + OVERHEAD_BYTES)
         self._pack: PackWriter | None = None
 
@@ -142,7 +144,7 @@ class Lane:
         stored.stored_bytes += self._pack.add(record_id, packed, len(data), self._buffer)
         stored.new_bytes += len(data)
         stored.chunks += 1
-        if self._pack.size_bytes >= TARGET_BYTES:
+        if self._pack.size_bytes >= TARGET_BYTES or self._pack.full:
             self.close()
 
     def close(self) -> None:

@@ -1,23 +1,22 @@
 """Where archive objects are kept. An object is written once and never modified."""
 
 import errno
-import json
 import mmap
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
 
+from backups.archive import marker
 from backups.errors import ArchiveError, ArchiveMissing, Conflict, RepositoryFull, RepositoryUnavailable
 
-FORMAT, VERSION = "hotfirst-repository", 1
-MARKER = "repository.json"
 UNFINISHED = "unfinished"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 MAPPED_FROM_BYTES = 64 * 1024
 """Smaller objects are read: a mapping costs a file descriptor."""
 
@@ -52,6 +51,9 @@ class ObjectWriter(Protocol):
 class ObjectStore(Protocol):
     """Every call is safe from several threads and processes, and raises RepositoryUnavailable or RepositoryFull."""
 
+    parallel_reads: int
+    """So many ranges at once are read fastest."""
+
     def begin(self, name: str) -> ObjectWriter: ...
 
     def put(self, name: str, data: Data) -> None:
@@ -65,6 +67,10 @@ class ObjectStore(Protocol):
 
     def view(self, name: str) -> memoryview:
         """All of it, mapped if that can be done. Raises ObjectMissing."""
+
+    def cached_view(self, name: str, is_sound: Callable[[memoryview], bool], /) -> memoryview:
+        """Like `view`, perhaps of a copy that this host has kept and that is sound. What is fetched anew is not
+        judged: that is the caller's."""
 
     def exists(self, name: str) -> bool: ...
 
@@ -85,10 +91,13 @@ class ObjectStore(Protocol):
 class FolderStore:
     """A folder of a local or network file system."""
 
-    def __init__(self, root: Path) -> None:
+    parallel_reads = 2
+
+    def __init__(self, root: Path, *, writable: bool = True) -> None:
+        """Not `writable`: it is only read, as from a copy on a read-only medium."""
         self.root = Path(root)
         self._check_marker()
-        if not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
+        if writable and not os.access(self.root, os.R_OK | os.W_OK | os.X_OK):
             raise RepositoryUnavailable(f"The repository {self.root} cannot be written; check its owner and mount.")
 
     @classmethod
@@ -104,15 +113,14 @@ class FolderStore:
 
     def _check_marker(self) -> None:
         try:
-            marker = json.loads((self.root / MARKER).read_text())
+            content = (self.root / marker.NAME).read_bytes()
         except FileNotFoundError as error:
             raise RepositoryUnavailable(
                 f"{self.root} is not a repository; check that its file system is mounted, or create it first."
             ) from error
-        except (OSError, ValueError) as error:
-            raise RepositoryUnavailable(f"{self.root / MARKER} cannot be read: {error}.") from error
-        if marker.get("format") != FORMAT or marker.get("version") != VERSION:
-            raise RepositoryUnavailable(f"{self.root} was written by another version; update this product to use it.")
+        except OSError as error:
+            raise RepositoryUnavailable(f"{self.root / marker.NAME} cannot be read: {error}.") from error
+        marker.check(content, str(self.root))
 
     def begin(self, name: str) -> "FolderObject":
         return FolderObject(self, name)
@@ -133,7 +141,8 @@ class FolderStore:
         with self.translated(name):
             descriptor = os.open(self.root / name, os.O_RDONLY)
             try:
-                return os.pread(descriptor, length, start)
+                # Asked for more than there is, pread would take memory for all of it.
+                return os.pread(descriptor, max(0, min(length, os.fstat(descriptor).st_size - start)), start)
             finally:
                 os.close(descriptor)
 
@@ -142,6 +151,9 @@ class FolderStore:
             if os.fstat(file.fileno()).st_size < MAPPED_FROM_BYTES:
                 return memoryview(file.read())
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def cached_view(self, name: str, _is_sound: Callable[[memoryview], bool]) -> memoryview:
+        return self.view(name)
 
     def exists(self, name: str) -> bool:
         try:
@@ -191,7 +203,7 @@ class FolderStore:
 
 
 class FolderObject:
-    """Written under a temporary name, then renamed."""
+    """Written under a temporary name, then given its own."""
 
     def __init__(self, store: FolderStore, name: str) -> None:
         self._store, self._name = store, name
@@ -212,9 +224,10 @@ class FolderObject:
             os.fsync(self._file.fileno())
             self._file.close()
             _make_folders(target.parent)
-            if target.exists():
-                raise Conflict(f"{self._name} exists already and is never overwritten.")
-            self._temporary.rename(target)
+            try:
+                _move(self._temporary, target)
+            except FileExistsError as error:
+                raise Conflict(f"{self._name} exists already and is never overwritten.") from error
             self._temporary = None
             _sync_folder(target.parent)
 
@@ -224,21 +237,35 @@ class FolderObject:
             self._temporary.unlink(missing_ok=True)
 
 
+def _move(temporary: Path, target: Path) -> None:
+    """By a second name, because renaming would replace what another writer has just put there; file systems that know
+    no second names leave a moment in which it still may."""
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+        temporary.rename(target)
+    else:
+        temporary.unlink()
+
+
 def _make_repository(root: Path) -> None:
     try:
-        if (root / MARKER).exists():
+        if (root / marker.NAME).exists():
             return
         root.mkdir(mode=0o700, exist_ok=True)
         if any(path.name not in (UNFINISHED, "lost+found") for path in root.iterdir()):
             raise RepositoryUnavailable(f"{root} holds other files; choose an empty folder for the repository.")
         (root / UNFINISHED).mkdir(mode=0o700, exist_ok=True)
-        marker = {"format": FORMAT, "version": VERSION, "id": secrets.token_hex(16)}
         fresh = root / UNFINISHED / secrets.token_hex(16)
-        with fresh.open("x") as file:
-            json.dump(marker, file)
+        with fresh.open("xb") as file:
+            file.write(marker.encode(secrets.token_hex(16)))
             file.flush()
             os.fsync(file.fileno())
-        fresh.rename(root / MARKER)
+        fresh.rename(root / marker.NAME)
         _sync_folder(root)
     except OSError as error:
         raise RepositoryUnavailable(

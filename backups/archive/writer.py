@@ -1,6 +1,6 @@
 """Writes one archive."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock
 from typing import Any, Self
 
-from backups.archive import layout, manifest, sink
+from backups.archive import layout, manifest, marks, sink
 from backups.archive.index import Index
 from backups.archive.keys import TenantKeys
 from backups.archive.manifest import DiskEntry, Manifest
@@ -30,8 +30,8 @@ from backups.archive.store import ObjectStore
 from backups.errors import DiskUnreadable, Interrupted, InvalidRequest
 from backups.platform import Area
 
-BATCH_CHUNKS = 16
-"""4 MiB of contiguous disk: what a worker reads at once."""
+READ_BYTES = 4 * 1024 * 1024
+"""Of contiguous disk, at once by a worker: what suits sources that answer over a network."""
 CHECK_EVERY_S = 1.0
 
 Read = Callable[[int, int], bytes]
@@ -78,8 +78,10 @@ def _unheard(_bytes_done: int) -> None:
 class ArchiveWriter:
     """A context manager: without `commit` nothing can be seen of it, and gc clears away what it stored."""
 
-    def __init__(self, store: ObjectStore, keys: TenantKeys, *, threads: int = 2) -> None:
+    def __init__(self, store: ObjectStore, keys: TenantKeys, *, threads: int = 2, read_bytes: int = READ_BYTES) -> None:
+        """`read_bytes`: for local files rather what fits into a processor's cache."""
         self._store, self._keys, self._threads = store, keys, threads
+        self._batch_chunks = max(1, read_bytes // CHUNK_BYTES)
         self._disks: list[DiskEntry] = []
         self._stats = ArchiveStats()
         self._usable = True
@@ -124,8 +126,9 @@ class ArchiveWriter:
         `progress` are called on the caller's thread; what they raise stops the work."""
         if base is not None:
             self._check_base(base, label, capacity_bytes)
+        areas = marks.with_lost_areas(areas, base, self._sink.index)
         self._usable = False
-        work = _DiskWork(self._sink, self._keys, capacity_bytes, read, areas, base)
+        work = _DiskWork(self._sink, self._keys, capacity_bytes, read, areas, base, self._batch_chunks)
         work.run(check, progress)
         self._disks.append(
             DiskEntry(
@@ -162,18 +165,8 @@ class ArchiveWriter:
             disks=tuple(self._disks),
             sealed=manifest.seal_private_part(self._keys, archive_id, config, extra),
         )
-        self._publish(layout.archive(self._keys.tenant_id, archive_id), manifest.encode(made, self._keys))
+        self._session.publish(layout.archive(self._keys.tenant_id, archive_id), manifest.encode(made, self._keys))
         return self._stats
-
-    def _publish(self, name: str, encoded: bytes) -> None:
-        """A process that was suspended for hours may wake up here, after gc gave its session up."""
-        self._session.assert_alive()
-        self._store.put(name, encoded)
-        try:
-            self._session.assert_alive()
-        except BaseException:
-            self._store.delete(name)
-            raise
 
 
 @dataclass
@@ -200,12 +193,13 @@ class _DiskWork:
         read: Read,
         areas: Iterable[Area] | None,
         base: DiskMap | None,
+        batch_chunks: int,
     ) -> None:
         self.stats = DiskStats()
         self.page_ids = list(base.page_ids) if base else [ZERO_ID] * page_count(capacity_bytes)
         self._sink, self._keys = chunk_sink, keys
         self._capacity_bytes, self._read, self._base = capacity_bytes, read, base
-        self._batches = _batches(areas, capacity_bytes)
+        self._batches = _batches(areas, capacity_bytes, batch_chunks)
         self._lock = Lock()
         self._stop = Event()
         self._signals: SimpleQueue[Lane | None] = SimpleQueue()
@@ -291,12 +285,12 @@ class _DiskWork:
             self.stats.bytes_stored += stored.stored_bytes
 
 
-def _batches(areas: Iterable[Area] | None, capacity_bytes: int) -> Iterator[_Batch]:
+def _batches(areas: Iterable[Area] | None, capacity_bytes: int, batch_chunks: int) -> Iterator[_Batch]:
     for planned in touched(areas, capacity_bytes):
-        pieces = _pieces(planned.ranges)
+        pieces = [piece for chunks in planned.ranges for piece in _cut(chunks, batch_chunks)]
         page = _Page(planned.page, len(pieces))
         yield from (_Batch(page, piece) for piece in pieces)
 
 
-def _pieces(ranges: Sequence[range]) -> list[range]:
-    return [chunks[at : at + BATCH_CHUNKS] for chunks in ranges for at in range(0, len(chunks), BATCH_CHUNKS)]
+def _cut(chunks: range, length: int) -> Iterator[range]:
+    return (chunks[at : at + length] for at in range(0, len(chunks), length))

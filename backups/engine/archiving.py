@@ -77,7 +77,13 @@ def archive_vm(
     stats = writer.commit(
         archive_id=archive_id,
         backup_time=snapshot.taken_at,
-        config={"name": config.name, "uuid": config.uuid, "settings": config.settings},
+        config={
+            "name": config.name,
+            "uuid": config.uuid,
+            "settings": config.settings,
+            "identity": config.identity,
+            "left_out": list(config.left_out),
+        },
         extra=extra,
     )
     return Archived(
@@ -150,7 +156,8 @@ def _audited(plan: DiskPlan, disk: DiskReader, writer: ArchiveWriter) -> DiskPla
 def _sample(changed: set[int], total: int) -> list[int]:
     wanted = min(max(1, round(total * SAMPLED_SHARE)), MAX_SAMPLED_CHUNKS)
     drawn = random.sample(range(total), min(total, wanted * 4))
-    return [chunk for chunk in drawn if chunk not in changed][:wanted]
+    # Ascending, because some transports cannot go back without beginning anew.
+    return sorted([chunk for chunk in drawn if chunk not in changed][:wanted])
 
 
 def _chunks(areas: Sequence[Area], capacity_bytes: int) -> set[int]:

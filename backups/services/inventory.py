@@ -1,28 +1,52 @@
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
 from django.db import transaction
 from django.utils import timezone
 
 from backups.errors import HotfirstError
 from backups.models import Tenant, VApp, VCenter, Vm
-from backups.platform import Inventory
+from backups.platform import Inventory, InventoryChange, Platform
 from backups.platform import Vm as PlatformVm
 from backups.services import audit
 from backups.services.audit import Actor
 
 SEEN = ("ref", "name", "host", "datastore", "powered_on", "capacity_bytes", "vanished_at", "vapp")
+SEEN_COLUMNS = (*SEEN[:-1], "vapp_id")
+DECIDED = ("tenant", "plan")
+BATCH_ROWS = 500
+P = TypeVar("P", VApp, Vm)
 
 
 def refresh(vcenter: VCenter) -> None:
     """Reads the whole inventory and stores it. On failure the reason is kept beside the vCenter, and raised."""
-    from backups.services.vcenters import connect  # vcenters enrols with `store` below
+    from backups.services.vcenters import connect, what_is_lacking  # vcenters enrols with `store` below
 
-    try:
+    with _kept_beside(vcenter):
         with connect(vcenter) as platform:
-            seen = platform.inventory()
+            seen, lacking = platform.inventory(), what_is_lacking(platform)
+        with transaction.atomic():
+            store(vcenter, seen, lacking)
+
+
+def follow(vcenter: VCenter, platform: Platform, since: str | None, wait_s: float) -> str:
+    """For a worker that keeps a session: waits for a change, stores it in one transaction, and answers with the version
+    for the next call. None at first; a version whose change was not stored leads to everything anew."""
+    with _kept_beside(vcenter):
+        change = platform.watch(since, wait_s)
+        with transaction.atomic():
+            apply(vcenter, change)
+    return change.version
+
+
+@contextmanager
+def _kept_beside(vcenter: VCenter) -> Iterator[None]:
+    try:
+        yield
     except HotfirstError as error:
-        VCenter.objects.filter(pk=vcenter.pk).update(sync_error=str(error))
+        VCenter.objects.filter(pk=vcenter.pk).update(sync_error=error.provider_message)
         raise
-    with transaction.atomic():
-        store(vcenter, seen)
 
 
 def refresh_tenant(tenant: Tenant) -> None:
@@ -32,43 +56,83 @@ def refresh_tenant(tenant: Tenant) -> None:
         refresh(vcenter)
 
 
-def store(vcenter: VCenter, seen: Inventory) -> None:
-    """Rows are found by identity, so renames and moves keep their history; what has gone is marked, not deleted."""
-    vapps = _store_vapps(vcenter, seen)
-    _store_vms(vcenter, seen, vapps)
+def store(vcenter: VCenter, seen: Inventory, lacking: str = "") -> None:
+    """`lacking`: what the account may not do, for the provider to read."""
+    apply(vcenter, InventoryChange(version="", full=True, seen=seen))
+    VCenter.objects.filter(pk=vcenter.pk).update(sync_error=lacking)
+
+
+def apply(vcenter: VCenter, change: InventoryChange) -> None:
+    """Rows are found by identity, so renames and moves keep their history; what has gone is marked, not deleted. Only
+    rows that look different are written."""
+    vapps = _apply_vapps(vcenter, change)
+    _apply_vms(vcenter, change, vapps)
     VCenter.objects.filter(pk=vcenter.pk).update(synced_at=timezone.now(), sync_error="")
 
 
-def _store_vapps(vcenter: VCenter, seen: Inventory) -> dict[str, VApp]:
-    rows: dict[str, VApp] = {}
-    for vapp in seen.vapps:
-        rows[vapp.ref], _ = VApp.objects.update_or_create(
-            vcenter=vcenter, ref=vapp.ref, defaults={"name": vapp.name, "vanished_at": None}
-        )
-    for vapp in seen.vapps:
-        parent = rows.get(vapp.parent_ref or "")
-        if rows[vapp.ref].parent_id != (parent.pk if parent else None):
-            VApp.objects.filter(pk=rows[vapp.ref].pk).update(parent=parent)
-    gone = VApp.objects.filter(vcenter=vcenter, vanished_at=None).exclude(ref__in=rows)
-    gone.update(vanished_at=timezone.now())
-    return rows
+def _apply_vapps(vcenter: VCenter, change: InventoryChange) -> dict[str, VApp]:
+    """All that are there now, by ref."""
+    rows = {row.ref: row for row in VApp.objects.filter(vcenter=vcenter)}
+    new = [VApp(vcenter=vcenter, ref=each.ref, name=each.name) for each in change.seen.vapps if each.ref not in rows]
+    VApp.objects.bulk_create(new, BATCH_ROWS)
+    rows |= {row.ref: row for row in new}
+    changed = []
+    for each in change.seen.vapps:
+        row, parent = rows[each.ref], rows.get(each.parent_ref or "")
+        if (row.name, row.parent_id, row.vanished_at) != (each.name, parent.pk if parent else None, None):
+            row.name, row.parent, row.vanished_at = each.name, parent, None
+            changed.append(row)
+    VApp.objects.bulk_update(changed, ["name", "parent", "vanished_at"], BATCH_ROWS)
+    here = {each.ref for each in change.seen.vapps}
+    gone = [row for row in rows.values() if (row.ref not in here if change.full else row.ref in change.gone)]
+    VApp.objects.bulk_update(_marked(gone), ["vanished_at"], BATCH_ROWS)
+    return {row.ref: row for row in rows.values() if row.vanished_at is None}
 
 
-def _store_vms(vcenter: VCenter, seen: Inventory, vapps: dict[str, VApp]) -> None:
-    known = {vm.instance_uuid: vm for vm in Vm.objects.filter(vcenter=vcenter)}
-    for vm in seen.vms:
-        row = known.get(vm.uuid)
-        vapp = vapps.get(vm.vapp_ref or "")
+def _apply_vms(vcenter: VCenter, change: InventoryChange, vapps: dict[str, VApp]) -> None:
+    known = _known_vms(vcenter, change)
+    new, changed, moved = [], [], []
+    for vm in change.seen.vms:
+        row, vapp = known.get(vm.uuid), vapps.get(vm.vapp_ref or "")
         if row is None:
-            row = Vm(vcenter=vcenter, instance_uuid=vm.uuid)
+            row = known[vm.uuid] = Vm(vcenter=vcenter, instance_uuid=vm.uuid)
             _copy(vm, row, vapp)
-            row.save(force_insert=True)
-        else:
-            # What people decide is written only where the vApp decides otherwise: they may be deciding just now.
-            decided = ["tenant", "plan"] if _copy(vm, row, vapp) else []
-            row.save(update_fields=[*SEEN, *decided])
-    gone = Vm.objects.filter(vcenter=vcenter, vanished_at=None).exclude(instance_uuid__in=[vm.uuid for vm in seen.vms])
-    gone.update(vanished_at=timezone.now())
+            new.append(row)
+            continue
+        before = [getattr(row, name) for name in SEEN_COLUMNS]
+        # What people decide is written only where the vApp decides otherwise: they may be deciding just now.
+        if _copy(vm, row, vapp):
+            moved.append(row)
+        elif before != [getattr(row, name) for name in SEEN_COLUMNS]:
+            changed.append(row)
+    Vm.objects.bulk_create(new, BATCH_ROWS)
+    Vm.objects.bulk_update(changed, SEEN, BATCH_ROWS)
+    Vm.objects.bulk_update(moved, [*SEEN, *DECIDED], BATCH_ROWS)
+    Vm.objects.bulk_update(_marked(_gone_vms(known, change)), ["vanished_at"], BATCH_ROWS)
+
+
+def _known_vms(vcenter: VCenter, change: InventoryChange) -> dict[str, Vm]:
+    rows = Vm.objects.filter(vcenter=vcenter)
+    if not change.full:
+        told = [vm.uuid for vm in (*change.seen.vms, *change.seen.templates)]
+        rows = rows.filter(instance_uuid__in=told) | rows.filter(ref__in=change.gone)
+    return {row.instance_uuid: row for row in rows}
+
+
+def _gone_vms(known: dict[str, Vm], change: InventoryChange) -> list[Vm]:
+    """A template is not backed up: its row waits as that of a VM does that has gone."""
+    here = {vm.uuid for vm in change.seen.vms}
+    templates = {vm.uuid for vm in change.seen.templates}
+    if change.full:
+        return [row for uuid, row in known.items() if uuid not in here]
+    return [row for uuid, row in known.items() if uuid in templates or (row.ref in change.gone and uuid not in here)]
+
+
+def _marked(gone: list[P]) -> list[P]:
+    fresh = [row for row in gone if row.vanished_at is None]
+    for row in fresh:
+        row.vanished_at = timezone.now()
+    return fresh
 
 
 def _copy(vm: PlatformVm, row: Vm, vapp: VApp | None) -> bool:

@@ -176,6 +176,7 @@ def _as_new(
         wanted = item.vm_name if recovery.vapp_name else recovery.new_name or item.vm_name
         _set(item, new_vm_name=_free_name(wanted, taken, item.archive.backup_time))
     target = _target(platform, item, recovery.vapp_ref or None)
+    _set(item, warnings=list(platform.recovery_warnings(recovering.config_of(archive), target)))
     return recovering.recover_as_new(
         platform,
         archive,

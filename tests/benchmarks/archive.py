@@ -1,204 +1,255 @@
-"""How fast and how small archives are, against a plain copy and whatever peers are installed, in one run on one
-machine: only the ratios count. Prints one JSON object.
+"""How fast and how small archives are, against restic, borg and qemu-img on the same images in alternation. Only ratios
+within one run count: medians of the rounds, peer's time ÷ ours. Prints one JSON object last.
 
-    python -m tests.benchmarks.archive [--mib 512]
+    python -m tests.benchmarks.archive --data DIR [--quick] [--rounds 3]
+
+Every program is run as a process of its own, from its start to its end. Before each run what it is going to read is in
+the page cache, and nothing is left to be written to disk. Each round makes fresh repositories.
 """
 
 import argparse
 import json
 import os
-import random
 import resource
 import shutil
 import subprocess
-import tempfile
+import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from multiprocessing import get_context
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from backups.archive import verify
-from backups.archive.keys import TenantKeys
-from backups.archive.maps import CHUNK_BYTES
-from backups.archive.reader import ArchiveReader
-from backups.archive.store import FolderStore
-from backups.archive.writer import ArchiveWriter, Stats
-from backups.platform import Area
+from tests.benchmarks.archive_images import FULL, QUICK, Images, extents, prepared
+from tests.benchmarks.archive_peers import Borg, QemuImg, Restic, Tool, found
 
-MIB = 1024 * 1024
-CHANGED_SHARE = 0.02
-CHANGE_BYTES = 64 * 1024
-KEY = 2000
+READ_BYTES = 4 * 1024 * 1024
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass
+class Figures:
+    """Of each step and program, one number for each round."""
+
+    seconds: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    cpu_seconds: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    stored_bytes: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    told: dict[str, list[dict[str, int]]] = field(default_factory=lambda: defaultdict(list))
+
+    def median(self, step: str, name: str) -> float:
+        return median(self.seconds[step, name])
+
+    def cpu_ratios(self) -> dict[str, float]:
+        """What is left to compare by when others work on the machine as well: they stretch the times, not these."""
+        medians = {at: median(all_of_it) for at, all_of_it in self.cpu_seconds.items()}
+        return {
+            f"{step}_vs_{name}": round(value / medians[step, "ours"], 2)
+            for (step, name), value in medians.items()
+            if name != "ours" and (step, "ours") in medians
+        }
+
+    def ratio(self, step: str, peer: str) -> float:
+        return round(self.median(step, peer) / self.median(step, "ours"), 2)
+
+
+@dataclass
+class Ours:
+    """This store, with the change map of a changed run."""
+
+    name: str = "ours"
+    told: dict[str, int] = field(default_factory=dict)
+
+    def create(self, repository: Path) -> None:
+        self._run(repository, "create")
+
+    def back_up(self, repository: Path, archive: str, images: Sequence[Path]) -> None:
+        self._run(repository, "back_up", archive, ",".join(map(str, images)))
+
+    def back_up_changes(self, repository: Path, archive: str, images: Sequence[Path], base: str, changes: Path) -> None:
+        self._run(repository, "back_up", archive, ",".join(map(str, images)), base, str(changes))
+
+    def restore(self, repository: Path, archive: str, image: Path, target: Path) -> None:
+        self._run(repository, "restore", archive, str(image), str(target))
+
+    def verify(self, repository: Path) -> None:
+        self._run(repository, "verify", "full")
+
+    def _run(self, repository: Path, *arguments: str) -> None:
+        command = [sys.executable, "-m", "tests.benchmarks.archive_ours", str(repository), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+        self.told = json.loads(done.stdout or "{}")
+
+
+@dataclass
 class Bench:
-    root: Path
-    keys: TenantKeys
+    folder: Path
+    images: Images
+    figures: Figures
+    ours: Ours = field(default_factory=Ours)
+    peers: tuple[Tool, ...] = (Restic(), Borg(), QemuImg())
 
-    @property
-    def image(self) -> Path:
-        return self.root / "disk.img"
+    def repository(self, tool: Tool, use: str = "all") -> Path:
+        return self.folder / f"{tool.name}-{use}"
 
-    @property
-    def store(self) -> FolderStore:
-        return FolderStore.create(self.root / "repository")
+    @contextmanager
+    def timed(self, step: str, tool: Tool, reads: Iterable[Path]) -> Iterator[None]:
+        for path in reads:
+            warm(path)
+        os.sync()
+        began, cpu_began = time.perf_counter(), cpu_s_of_children()
+        yield
+        seconds, cpu_s = time.perf_counter() - began, cpu_s_of_children() - cpu_began
+        self.figures.seconds[step, tool.name].append(seconds)
+        self.figures.cpu_seconds[step, tool.name].append(cpu_s)
+        print(f"{step:8} {tool.name:8} {seconds:7.2f} s, {cpu_s:6.2f} s of CPU", flush=True)
 
+    def round(self, number: int) -> None:
+        restic, borg, qemu = self.peers
+        self._in_turn(number, [restic, borg, self.ours], self.full)
+        self._in_turn(number, [restic, borg, self.ours], self.dense)
+        self._in_turn(number, [qemu], self.convert)
+        self._in_turn(number, [restic, borg, qemu, self.ours], self.restored)
+        self._in_turn(number, [restic, self.ours], self.verified)
+        self._in_turn(number, [restic, self.ours], self.changed)
+        for tool in (*self.peers, self.ours):
+            shutil.rmtree(self.repository(tool))
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    seconds: float
-    peak_mib: float
-    stats: dict[str, int]
+    def _in_turn(self, number: int, tools: list[Tool], step: Callable[[Tool], None]) -> None:
+        """Another begins in each round: whoever comes first meets another machine than whoever comes last."""
+        at = number % len(tools)
+        for tool in tools[at:] + tools[:at]:
+            step(tool)
 
+    def full(self, tool: Tool) -> None:
+        repository, images = self.repository(tool), self.images.before
+        tool.create(repository)
+        with self.timed("full", tool, images):
+            tool.back_up(repository, "full", images)
+        self.figures.stored_bytes[tool.name].append(size_of(repository))
+        self._note("full", tool)
 
-def make_image(bench: Bench, mib: int) -> None:
-    """Like a database: pages of rows that compress two to three times, a tenth of noise, a quarter of holes."""
-    chance = random.Random(1)
-    words = [chance.randbytes(chance.randint(3, 12)) for _ in range(4096)]
-    with bench.image.open("wb") as file:
-        for at in range(mib):
-            kind = chance.random()
-            if kind >= 0.25:
-                file.seek(at * MIB)
-                file.write(chance.randbytes(MIB) if kind < 0.35 else b"".join(chance.choices(words, k=MIB // 6))[:MIB])
-        file.truncate(mib * MIB)
+    def dense(self, tool: Tool) -> None:
+        repository, image = self.repository(tool, "dense"), self.images.before_named("database.img")
+        tool.create(repository)
+        with self.timed("dense", tool, [image]):
+            tool.back_up(repository, "dense", [image])
+        shutil.rmtree(repository)
 
+    def convert(self, tool: Tool) -> None:
+        repository = self.repository(tool)
+        tool.create(repository)
+        image = self.images.before_named("root.img")
+        with self.timed("convert", tool, [image]):
+            tool.back_up(repository, "full", [image])
 
-def change_image(bench: Bench) -> list[Area]:
-    chance = random.Random(2)
-    size = bench.image.stat().st_size
-    areas = []
-    with bench.image.open("r+b") as file:
-        for _ in range(int(size * CHANGED_SHARE / CHANGE_BYTES)):
-            start = chance.randrange(size // CHANGE_BYTES) * CHANGE_BYTES
-            file.seek(start)
-            file.write(chance.randbytes(CHANGE_BYTES))
-            areas.append(Area(start=start, length=CHANGE_BYTES))
-    return areas
+    def restored(self, tool: Tool) -> None:
+        repository, image, target = self.repository(tool), self.images.before_named("root.img"), self.folder / "target"
+        target.mkdir()
+        with self.timed("restore", tool, [repository]):
+            tool.restore(repository, "full", image, target / "image")
+            with (target / "image").open("rb") as file:
+                os.fsync(file.fileno())
+        if run_quietly("cmp", image, target / "image"):
+            raise SystemExit(f"{tool.name} restored something else than it backed up.")
+        self._note("restore", tool)
+        shutil.rmtree(target)
 
+    def verified(self, tool: Tool) -> None:
+        repository = self.repository(tool)
+        with self.timed("verify", tool, [repository]):
+            tool.verify(repository)
+        self._note("verify", tool)
 
-@contextmanager
-def open_image(path: Path) -> Iterator[Callable[[int, int], bytes]]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield lambda start, length: os.pread(descriptor, length, start)
-    finally:
-        os.close(descriptor)
+    def changed(self, tool: Tool) -> None:
+        """The peers read everything: they know nothing of change maps."""
+        repository, images = self.repository(tool), self.images.after
+        with self.timed("changed", tool, [*images, *metadata(repository)]):
+            if isinstance(tool, Ours):
+                tool.back_up_changes(repository, "changed", images, "full", self.images.folder / "changes.json")
+            else:
+                tool.back_up(repository, "changed", images)
+        self._note("changed", tool)
 
-
-def archive(bench: Bench, archive_id: str, areas: list[Area] | None = None, since: str | None = None) -> Stats:
-    base = ArchiveReader(bench.store, bench.keys, since).disk_map(KEY) if since else None
-    with open_image(bench.image) as read, ArchiveWriter(bench.store, bench.keys) as writer:
-        writer.write_disk(
-            key=KEY,
-            label="disk",
-            capacity_bytes=bench.image.stat().st_size,
-            read=read,
-            areas=areas,
-            base=base,
-            change_id=None,
-        )
-        return writer.commit(archive_id=archive_id, backup_time=datetime.now(UTC), config={}, extra={})
-
-
-def restore(bench: Bench, archive_id: str) -> None:
-    with (bench.root / "restored.img").open("wb") as file:
-        for start, data in ArchiveReader(bench.store, bench.keys, archive_id).runs(KEY):
-            file.seek(start)
-            file.write(data)
-        file.truncate(bench.image.stat().st_size)
-        os.fsync(file.fileno())
-
-
-def check(bench: Bench, archive_id: str) -> None:
-    verify.check(bench.store, bench.keys, archive_id)
-
-
-def scrub(bench: Bench) -> None:
-    verify.scrub(bench.store, bench.keys.tenant_id)
-
-
-def copy(bench: Bench) -> None:
-    shutil.copyfile(bench.image, bench.root / "copy.img")
-    with (bench.root / "copy.img").open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def compress_with_qemu(bench: Bench) -> None:
-    target = str(bench.root / "copy.qcow2")
-    options = ["-c", "-o", "compression_type=zstd", "-O", "qcow2"]
-    subprocess.run(["qemu-img", "convert", *options, str(bench.image), target], check=True)
+    def _note(self, step: str, tool: Tool) -> None:
+        if isinstance(tool, Ours):
+            self.figures.told[step].append(tool.told)
 
 
-def back_up_with_restic(bench: Bench) -> None:
-    environment = {**os.environ, "RESTIC_PASSWORD": "x", "RESTIC_REPOSITORY": str(bench.root / "restic")}
-    for command in (["init"], ["backup", str(bench.image)]):
-        subprocess.run(["restic", "-q", *command], check=True, env=environment)
+def cpu_s_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
-def measure(work: Callable[..., Any], *arguments: object) -> Measured:
-    """In a process of its own, whose peak memory is then its."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measured, work, arguments).result()
+def metadata(repository: Path) -> list[Path]:
+    return [repository / "index"] if (repository / "index").exists() else []
 
 
-def _measured(work: Callable[..., Any], arguments: tuple[object, ...]) -> Measured:
-    began = time.perf_counter()
-    result = work(*arguments)
-    seconds = time.perf_counter() - began
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Measured(seconds=seconds, peak_mib=peak_mib, stats=asdict(result) if isinstance(result, Stats) else {})
+def warm(path: Path) -> None:
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as opened:
+                for start, length in extents(file):
+                    for at in range(start, start + length, READ_BYTES):
+                        os.pread(opened.fileno(), READ_BYTES, at)
 
 
-def run(bench: Bench, mib: int) -> dict[str, Any]:
-    make_image(bench, mib)
-    peers = {"copy": measure(copy, bench)}
-    if shutil.which("qemu-img"):
-        peers["qemu-img"] = measure(compress_with_qemu, bench)
-    if shutil.which("restic"):
-        peers["restic"] = measure(back_up_with_restic, bench)
-    ours = {"full": measure(archive, bench, "a1"), "unchanged": measure(archive, bench, "a2")}
-    areas = change_image(bench)
-    ours["changed"] = measure(archive, bench, "a3", areas, "a1")
-    ours["restore"] = measure(restore, bench, "a3")
-    ours["check"] = measure(check, bench, "a3")
-    ours["scrub"] = measure(scrub, bench)
-    if bench.image.read_bytes() != (bench.root / "restored.img").read_bytes():
-        raise SystemExit("The restored disk differs from the archived one.")
-    return report(ours, peers, mib)
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def report(ours: dict[str, Measured], peers: dict[str, Measured], mib: int) -> dict[str, Any]:
-    full, changed = ours["full"].stats, ours["changed"].stats
-    bytes_changed = mib * MIB * CHANGED_SHARE
+def run_quietly(*command: str | Path) -> int:
+    return subprocess.run([str(part) for part in command], capture_output=True, check=False).returncode
+
+
+def report(figures: Figures, images: Images) -> dict[str, Any]:
+    bytes_changed = sum(length for changed in images.changes.values() for _, length in changed)
+    told = figures.told
     return {
-        "disk_mib": mib,
-        "chunk_bytes": CHUNK_BYTES,
-        "seconds": {name: round(one.seconds, 3) for name, one in {**ours, **peers}.items()},
-        "peak_mib": {name: round(one.peak_mib) for name, one in ours.items()},
-        "full_mib_per_s": round(mib / ours["full"].seconds),
-        "full_seconds_per_peer_second": {n: round(ours["full"].seconds / p.seconds, 2) for n, p in peers.items()},
-        "full_seconds_per_changed_second": round(ours["full"].seconds / ours["changed"].seconds, 1),
-        "restore_seconds_per_copy_second": round(ours["restore"].seconds / peers["copy"].seconds, 2),
-        "stored_bytes_per_data_byte": round(full["bytes_stored"] / (full["bytes_read"] - full["bytes_zero"]), 3),
-        "read_bytes_per_changed_byte": round(changed["bytes_read"] / bytes_changed, 2),
-        "stored_bytes_per_changed_byte": round(changed["bytes_stored"] / bytes_changed, 2),
+        "full_vs_restic": figures.ratio("full", "restic"),
+        "full_vs_borg": figures.ratio("full", "borg"),
+        "dense_vs_restic": figures.ratio("dense", "restic"),
+        "dense_vs_borg": figures.ratio("dense", "borg"),
+        "changed_vs_restic": figures.ratio("changed", "restic"),
+        "restore_vs_restic": figures.ratio("restore", "restic"),
+        "restore_vs_borg": figures.ratio("restore", "borg"),
+        "restore_vs_qemu_img": figures.ratio("restore", "qemu-img"),
+        "verify_vs_restic": figures.ratio("verify", "restic"),
+        "stored_vs_restic": round(median(figures.stored_bytes["ours"]) / median(figures.stored_bytes["restic"]), 3),
+        "read_per_changed": round(max(one["bytes_read"] for one in told["changed"]) / bytes_changed, 3),
+        "writer_rss_mb": max(one["rss_mb"] for step in ("full", "changed") for one in told[step]),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mib", type=int, default=512, help="size of the disk")
+    parser.add_argument("--data", type=Path, required=True, help="folder for images and repositories; about 20 GB")
+    parser.add_argument("--quick", action="store_true", help="images of an eighth of the size: no figure to quote")
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="hotfirst-benchmark-") as folder:
-        bench = Bench(root=Path(folder), keys=TenantKeys.generate("benchmark"))
-        print(json.dumps(run(bench, arguments.mib), indent=2))
+    for peer in (Restic(), Borg(), QemuImg()):
+        print(f"{peer.name}: {version(peer.program)}")
+    for program in ("mke2fs", "debugfs"):
+        found(program, "apt-get install e2fsprogs")
+    folder = arguments.data.resolve()
+    images = prepared(folder / ("quick-images" if arguments.quick else "images"), QUICK if arguments.quick else FULL)
+    work = folder / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    figures = Figures()
+    for number in range(arguments.rounds):
+        Bench(work, images, figures).round(number)
+    shutil.rmtree(work)
+    print(f"by CPU time alone: {json.dumps(figures.cpu_ratios())}")
+    print(json.dumps(report(figures, images), indent=2))
+
+
+def version(program: str) -> str:
+    argument = "version" if program.endswith("restic") else "--version"
+    return subprocess.run([program, argument], capture_output=True, text=True, check=True).stdout.split("\n")[0]
 
 
 if __name__ == "__main__":

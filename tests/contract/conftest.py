@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from backups.platform import Platform
+from tests.contract import vcsim
 from tests.contract.worlds import FakeWorld, LabWorld, World, start_lab
 from vsphere.lab.server import LabServer
 
@@ -27,12 +28,27 @@ def lab_world(_connected: LabWorld) -> Iterator[LabWorld]:
     _connected.clear()
 
 
-@pytest.fixture(params=["fake", "vsphere"])
+@pytest.fixture(scope="session")
+def vcsim_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vcsim.VcsimWorld]:
+    if vcsim.BINARY is None:
+        pytest.skip("vcsim is not built; `.ci/run` builds it")
+    with vcsim.running(tmp_path_factory.mktemp("vcsim")) as connection:
+        world = vcsim.VcsimWorld(connection, tmp_path_factory.mktemp("other"))
+        yield world
+        world.close()
+
+
+@pytest.fixture(params=["fake", "vsphere", "vcsim"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if request.param == "fake":
         yield FakeWorld()
-    else:
+    elif request.param == "vsphere":
         yield request.getfixturevalue("lab_world")
+    else:
+        reason = vcsim.CANNOT.get(request.node.originalname)
+        if reason:
+            pytest.skip(reason)
+        yield request.getfixturevalue("vcsim_world")
 
 
 @pytest.fixture

@@ -88,6 +88,40 @@ def test_in_place_brings_back_data_zeros_and_settings_and_writes_no_more_than_di
     assert done.bytes_written == 2 * 256 * 1024
 
 
+class Counting(Idle):
+    """What the recovery has looked at."""
+
+    def __init__(self) -> None:
+        self.chunks = 0
+
+    def check(self) -> None:
+        self.chunks += 1
+
+
+def test_in_place_looks_only_at_what_changed_since_the_archive(keeper: Keeper, vm: Vm) -> None:
+    _, archive = keeper.archive(vm)
+    keeper.world.guest_writes(vm, 2000, 2 * MIB, b"where zeros were")
+    keeper.world.guest_writes(vm, 2001, MIB, b"where data was")
+    keeper.platform.power(vm.ref, False)
+    watch = Counting()
+    recover_in_place(keeper.platform, archive, vm_ref=vm.ref, watch=watch)
+    assert watch.chunks == 2
+    assert differences(keeper.platform, archive, vm.ref) == []
+
+
+def test_in_place_compares_everything_where_tracking_has_missed_a_change(
+    keeper: Keeper, vm: Vm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, archive = keeper.archive(vm)
+    keeper.world.guest_writes(vm, 2000, 2 * MIB, b"where zeros were")
+    keeper.platform.power(vm.ref, False)
+    monkeypatch.setattr(keeper.platform, "changed_since", lambda *_: iter(()))
+    watch = Counting()
+    recover_in_place(keeper.platform, archive, vm_ref=vm.ref, watch=watch)
+    assert watch.chunks > 2
+    assert differences(keeper.platform, archive, vm.ref) == []
+
+
 def test_a_second_archive_reads_changes_alone_and_is_complete(keeper: Keeper, vm: Vm) -> None:
     _, first = keeper.archive(vm)
     keeper.world.guest_writes(vm, 2000, 1_500_000, b"changed")

@@ -75,6 +75,25 @@ def test_a_snapshot_recovered_as_new_is_equal_byte_for_byte(world: World) -> Non
     assert content(world.platform, ref, 2000) == data
 
 
+def test_a_recovered_vm_may_have_its_originals_identity_once_that_has_gone(world: World) -> None:
+    vm = world.new_vm(on=False)
+    config = world.platform.describe(vm.ref)
+    target = replace(here(world.platform), same_identity=True)
+    with pytest.raises(RecoveryRefused, match="in place"):
+        world.platform.create_vm(config, f"{vm.name}-again", f"item-{vm.name}", target)
+    world.platform.destroy_vm(vm.ref)
+    found = world.platform.describe(world.platform.create_vm(config, vm.name, f"item-{vm.name}", target))
+    assert (found.uuid, found.identity) == (config.uuid, config.identity)
+
+
+def test_what_a_recovered_vm_will_lack_is_told_beforehand(world: World) -> None:
+    config = world.platform.describe(world.new_vm().ref)
+    target = here(world.platform)
+    assert world.platform.recovery_warnings(config, target) == ()
+    told = world.platform.recovery_warnings(replace(config, left_out=("CD/DVD drive 1",)), target)
+    assert ["CD/DVD drive 1" in sentence for sentence in told] == [True]
+
+
 def test_a_marked_vm_is_made_once(world: World) -> None:
     vm, name = world.new_vm(), f"copy-{next(NUMBERS)}"
     config, target = world.platform.describe(vm.ref), here(world.platform)

@@ -16,6 +16,7 @@ from tests.contract.test_recovery import copy_of, here
 from tests.contract.test_snapshots import names_of, take
 from tests.contract.worlds import MIB, NUMBERS, LabWorld
 from vsphere import recovery, snapshots
+from vsphere.lab.pools import ResourcePool
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +126,17 @@ def test_a_lost_answer_to_remove_snapshot_is_looked_after(
     assert names_of(lab_world.platform, vm) == []
 
 
+@pytest.fixture
+def _no_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of an account that may import nothing."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise vim.fault.NoPermission(object=vim.ResourcePool("resgroup-1"), privilegeId="VApp.Import")
+
+    monkeypatch.setattr(ResourcePool, "ImportVApp", refuse)
+
+
+@pytest.mark.usefixtures("_no_import")
 def test_a_lost_answer_to_create_vm_leaves_one_vm(lab_world: LabWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     vm = lab_world.new_vm()
     calls = break_once(monkeypatch, "CreateVM_Task", arrives=True)
@@ -134,6 +146,23 @@ def test_a_lost_answer_to_create_vm_leaves_one_vm(lab_world: LabWorld, monkeypat
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_lost_answer_to_an_import_leaves_one_vm(
+    lab_world: LabWorld, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    """The first attempt's lease holds its VM until its time runs out; the next attempt waits for that."""
+    config, target = lab_world.platform.describe(lab_world.new_vm().ref), here(lab_world.platform)
+    monkeypatch.setattr(lab_world.lab.lab, "lease_timeout_s", 1.5)
+    name = f"copy-{next(NUMBERS)}"
+    calls = break_once(monkeypatch, "ImportVApp", arrives=arrives)
+    with pytest.raises(PlatformUnreachable):
+        lab_world.platform.create_vm(config, name, f"item-{name}", target)
+    assert len(calls) == 1
+    ref = lab_world.platform.create_vm(config, name, f"item-{name}", target)
+    assert [v.ref for v in lab_world.platform.inventory().vms if v.name == name] == [ref]
+
+
+@pytest.mark.usefixtures("_no_import")
 def test_a_create_vm_that_never_arrived_is_tried_again_by_the_next_attempt(
     lab_world: LabWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +200,8 @@ def test_require_fails_where_the_guest_does_not_answer(lab_world: LabWorld, monk
     orders = [SnapshotOrder(vm_ref=vm.ref, name="hotfirst-q")]
     failed = lab_world.platform.create_snapshots(orders, quiesce=Quiesce.REQUIRE)[vm.ref]
     assert isinstance(failed, SnapshotFailed)
-    assert "The guest did not answer." in str(failed)
+    assert "look at VMware Tools" in str(failed)
+    assert "The guest did not answer." in failed.provider_message
     assert names_of(lab_world.platform, vm) == []
 
 

@@ -2,11 +2,13 @@
 make a VM to play with, and write as its guest would."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
+from backups.errors import PlatformUnreachable
 from backups.platform import Connection, Disk, Platform, Target, Vm, VmConfig
 from tests.fakes.platform import FakePlatform
 from vsphere.lab.content import LabSpec, VmSpec
@@ -99,9 +101,12 @@ class LabWorld:
 
     def new_vm(self, disks: Sequence[int] = (MIB,), *, on: bool = True) -> Vm:
         name = f"vm-{next(NUMBERS)}"
-        ref = self.platform.create_vm(with_disks(self._like, disks), name, name, self._target)
-        self.platform.power(ref, on)
-        return vm_named(self.platform, name)
+        while True:
+            with suppress(PlatformUnreachable):  # tests end sessions
+                ref = self.platform.create_vm(with_disks(self._like, disks), name, name, self._target)
+                self.platform.power(ref, False)
+                self.platform.power(ref, on)
+                return vm_named(self.platform, name)
 
     def guest_writes(self, vm: Vm, disk_key: int, start: int, data: bytes) -> None:
         self.disk(vm, disk_key).write(start, data)
@@ -116,10 +121,7 @@ class LabWorld:
         """Takes away the VMs that the test made, and the trouble."""
         self.lab.lab.faults.want({})
         for ref in set(self.lab.lab.vms) - self._stay:
-            vm = self.lab.lab.vms[ref]
-            if vm.running:
-                vm.set_power("poweredOff")
-            vm.destroy()
+            self.platform.destroy_vm(ref)
 
     def disk(self, vm: Vm, disk_key: int) -> Any:
         return next(disk for device, disk in self.lab.lab.vms[vm.ref].disks() if device.key == disk_key)

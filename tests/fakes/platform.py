@@ -1,13 +1,12 @@
 """A platform in memory that passes the same contract suite as vSphere does. Thread-safe."""
 
 import copy
-import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from backups.errors import ChangeTrackingUnusable, HotfirstError, NotFound, RecoveryRefused, SnapshotFailed
@@ -17,7 +16,9 @@ from backups.platform import (
     Disk,
     Host,
     Inventory,
+    InventoryChange,
     Load,
+    MissingPrivilege,
     Quiesce,
     Snapshot,
     SnapshotDisk,
@@ -29,18 +30,9 @@ from backups.platform import (
     VmConfig,
 )
 from tests.fakes.disks import MemoryDisk, MemoryReader, MemoryWriter, areas_since
+from tests.fakes.locking import locked
+from tests.fakes.told import Told
 from tests.fakes.vms import FakeVm, HeldSnapshot, placed
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _locked(method: F) -> F:
-    @functools.wraps(method)
-    def wrapper(self: "FakePlatform", *args: Any, **kwargs: Any) -> Any:
-        with self._lock:
-            return method(self, *args, **kwargs)
-
-    return wrapper  # type: ignore[return-value]
 
 
 class FakePlatform:
@@ -55,19 +47,21 @@ class FakePlatform:
         }
         self._vapp_settings: dict[str, dict[str, Any]] = {}
         self._failures: dict[str, list[HotfirstError]] = {}
+        self._told = Told()
+        self.lacking: tuple[MissingPrivilege, ...] = ()
         self.calls: list[tuple[str, Any, float]] = []
         """Call, what it was about, and when (monotonic seconds), in the order they came."""
 
     # What tests set up
 
-    @_locked
+    @locked
     def add_vapp(self, name: str, parent_ref: str | None = None) -> str:
         ref = f"vapp-{len(self._vapps) + 1}"
         self._vapps[ref] = VApp(ref=ref, name=name, parent_ref=parent_ref)
         self._vapp_settings[ref] = {"start_order": []}
         return ref
 
-    @_locked
+    @locked
     def add_vm(
         self,
         name: str,
@@ -110,12 +104,12 @@ class FakePlatform:
             self._vapp_settings[vapp_ref]["start_order"].append({"vm": config.uuid, "start_order": 1})
         return ref
 
-    @_locked
+    @locked
     def write(self, vm_ref: str, disk_key: int, start: int, data: bytes) -> None:
         vm = self._get(vm_ref)
         vm.disks[disk_key].write(start, data, vm.epoch)
 
-    @_locked
+    @locked
     def write_untracked(self, vm_ref: str, disk_key: int, data: bytes) -> None:
         """As the builds of vSphere do that lose changes."""
         self._get(vm_ref).disks[disk_key].data[: len(data)] = data
@@ -138,6 +132,10 @@ class FakePlatform:
         vm = next(v for v in self._vms.values() if v.vm.name == name)
         vm.vm = replace(vm.vm, vapp_ref=vapp_ref)
 
+    def make_template(self, name: str) -> None:
+        vm = next(v for v in self._vms.values() if v.vm.name == name)
+        vm.vm = replace(vm.vm, template=True, powered_on=False)
+
     def fail_next(self, call: str, error: HotfirstError) -> None:
         self._failures.setdefault(call, []).append(error)
 
@@ -157,34 +155,51 @@ class FakePlatform:
 
     def close(self) -> None: ...
 
-    @_locked
+    @locked
     def inventory(self) -> Inventory:
         self._called("inventory", None)
         return Inventory(
             instance_uuid=self._instance_uuid,
             vapps=tuple(self._vapps.values()),
-            vms=tuple(v.vm for v in self._vms.values()),
+            vms=tuple(v.vm for v in self._vms.values() if not v.vm.template),
             hosts=tuple(Host(ref=f"host-{n}", name=f"host{n}", pool_ref="pool-1") for n in (1, 2)),
             datastores=tuple(replace(store, latency_ms=None) for store in self._datastores.values()),
+            templates=tuple(v.vm for v in self._vms.values() if v.vm.template),
         )
 
-    @_locked
+    def watch(self, since: str | None, wait_s: float) -> InventoryChange:
+        self._called("watch", since)
+        deadline = time.monotonic() + wait_s
+        while True:
+            change = self._change(since)
+            if not change.is_empty or time.monotonic() >= deadline:
+                return change
+            time.sleep(0.01)
+
+    @locked
+    def _change(self, since: str | None) -> InventoryChange:
+        return self._told.since(since, self.inventory())
+
+    def missing_privileges(self) -> tuple[MissingPrivilege, ...]:
+        return self.lacking
+
+    @locked
     def datastores(self) -> tuple[Datastore, ...]:
         self._called("datastores", None)
         return tuple(self._datastores.values())
 
-    @_locked
+    @locked
     def snapshot_growth(self, vm_refs: Sequence[str]) -> dict[str, int]:
         self._called("snapshot_growth", tuple(vm_refs))
         return {ref: self._vms[ref].growth_bytes() for ref in vm_refs if ref in self._vms}
 
-    @_locked
+    @locked
     def load(self, vm_refs: Sequence[str], window_s: int) -> dict[str, Load]:
         self._called("load", tuple(vm_refs))
         running = {ref: vm.load for ref, vm in self._vms.items() if vm.vm.powered_on}
         return {ref: running.get(ref, Load()) for ref in vm_refs}
 
-    @_locked
+    @locked
     def enable_change_tracking(self, vm_ref: str) -> bool:
         vm = self._get(vm_ref)
         vm.vm = replace(vm.vm, change_tracking=True)
@@ -204,7 +219,7 @@ class FakePlatform:
                 results[order.vm_ref] = error
         return results
 
-    @_locked
+    @locked
     def _snapshot(self, order: SnapshotOrder, quiesce: Quiesce) -> Snapshot:
         vm = self._get(order.vm_ref)
         if order.name in vm.snapshots:
@@ -230,12 +245,12 @@ class FakePlatform:
         vm.epoch += 1
         return snapshot
 
-    @_locked
+    @locked
     def find_snapshots(self, prefix: str) -> list[Snapshot]:
         found = [s.snapshot for vm in self._vms.values() for s in vm.snapshots.values()]
         return [snapshot for snapshot in found if snapshot.name.startswith(prefix)]
 
-    @_locked
+    @locked
     def remove_snapshot(self, snapshot_name: str, vm_ref: str) -> None:
         self._called("remove_snapshot", snapshot_name)
         if vm_ref in self._vms:
@@ -247,12 +262,12 @@ class FakePlatform:
             raise NotFound("This snapshot is no longer there.")
         return vm.snapshots[snapshot.name]
 
-    @_locked
+    @locked
     def snapshot_disks(self, snapshot: Snapshot) -> tuple[SnapshotDisk, ...]:
         held = self._held(snapshot)
         return tuple(SnapshotDisk(disk=disk, change_id=held.change_id) for disk in held.disks)
 
-    @_locked
+    @locked
     def open_disk(self, snapshot: Snapshot, disk: Disk) -> MemoryReader:
         self._called("open_disk", (snapshot.vm_ref, disk.key))
         held = self._held(snapshot)
@@ -262,7 +277,7 @@ class FakePlatform:
     def changed_areas(self, snapshot: Snapshot, disk: Disk, since: str | None) -> Iterator[Area]:
         yield from self._changed_areas(snapshot, disk, since)
 
-    @_locked
+    @locked
     def _changed_areas(self, snapshot: Snapshot, disk: Disk, since: str | None) -> list[Area]:
         held = self._held(snapshot)
         if held.change_id is None:
@@ -272,7 +287,19 @@ class FakePlatform:
             raise ChangeTrackingUnusable("Change tracking was reset since the last archive.")
         return areas_since(held.epochs[disk.key], int(number), disk.capacity_bytes)
 
-    @_locked
+    def changed_since(self, vm_ref: str, disk_key: int, since: str) -> Iterator[Area]:
+        yield from self._changed_since(vm_ref, disk_key, since)
+
+    @locked
+    def _changed_since(self, vm_ref: str, disk_key: int, since: str) -> list[Area]:
+        vm = self._get(vm_ref)
+        tracking_id, _, number = since.partition("/")
+        disk = vm.disks.get(disk_key)
+        if not vm.vm.change_tracking or disk is None or tracking_id != vm.tracking_id:
+            raise ChangeTrackingUnusable("Change tracking was reset since the last archive.")
+        return areas_since(disk.epochs, int(number), len(disk.data))
+
+    @locked
     def describe(self, vm_ref: str, snapshot: Snapshot | None = None) -> VmConfig:
         if snapshot is not None:
             return self._held(snapshot).config
@@ -280,18 +307,18 @@ class FakePlatform:
         disks = tuple(replace(disk, datastore="", path="") for disk in vm.vm.disks)
         return VmConfig(name=vm.vm.name, uuid=vm.vm.uuid, settings=copy.deepcopy(vm.settings), disks=disks)
 
-    @_locked
+    @locked
     def describe_vapp(self, vapp_ref: str) -> VAppConfig:
         if vapp_ref not in self._vapps:
             raise NotFound("This vApp is no longer in vCenter.")
         return VAppConfig(name=self._vapps[vapp_ref].name, settings=copy.deepcopy(self._vapp_settings[vapp_ref]))
 
-    @_locked
+    @locked
     def create_vapp(self, config: VAppConfig, name: str, host_ref: str) -> str:
         existing = next((ref for ref, vapp in self._vapps.items() if vapp.name == name), None)
         return existing or self.add_vapp(name)
 
-    @_locked
+    @locked
     def configure_vapp(self, vapp_ref: str, config: VAppConfig, vm_refs: dict[str, str]) -> None:
         settings = copy.deepcopy(config.settings)
         settings["start_order"] = [
@@ -301,7 +328,7 @@ class FakePlatform:
         ]
         self._vapp_settings[vapp_ref] = settings
 
-    @_locked
+    @locked
     def create_vm(self, config: VmConfig, name: str, marker: str, target: Target) -> str:
         self._called("create_vm", name)
         existing = next((ref for ref, vm in self._vms.items() if vm.marker == marker), None)
@@ -309,11 +336,18 @@ class FakePlatform:
             return existing
         if any(vm.vm.name == name for vm in self._vms.values()):
             raise RecoveryRefused(f"There is a VM named {name} already; choose another name.")
-        ref = self._make(replace(config, uuid=str(uuid4())), name, target.vapp_ref, target.datastore)
+        twin = any(vm.vm.uuid == config.uuid for vm in self._vms.values())
+        if target.same_identity and twin:
+            raise RecoveryRefused(f"{config.name} is still there; recover it in place, or with a new identity.")
+        uuid = config.uuid if target.same_identity else str(uuid4())
+        ref = self._make(replace(config, uuid=uuid), name, target.vapp_ref, target.datastore)
         self._vms[ref].marker = marker
         return ref
 
-    @_locked
+    def recovery_warnings(self, config: VmConfig, target: Target) -> tuple[str, ...]:
+        return tuple(f"{label} is of a kind that is not recovered, and is left out." for label in config.left_out)
+
+    @locked
     def reconfigure_vm(self, vm_ref: str, config: VmConfig) -> None:
         vm = self._idle(vm_ref)
         kept = {disk.key: disk.capacity_bytes for disk in vm.vm.disks}
@@ -336,23 +370,23 @@ class FakePlatform:
             raise RecoveryRefused(f"{vm.vm.name} has snapshots; remove them first.")
         return vm
 
-    @_locked
+    @locked
     def open_disk_for_writing(self, vm_ref: str, disk_key: int) -> MemoryWriter:
         self._idle(vm_ref)
         self._called("open_disk_for_writing", vm_ref)
         return MemoryWriter(lambda start, data: self.write(vm_ref, disk_key, start, data))
 
-    @_locked
+    @locked
     def open_current_disk(self, vm_ref: str, disk_key: int) -> MemoryReader:
         return MemoryReader(bytes(self._get(vm_ref).disks[disk_key].data), lambda: True)
 
-    @_locked
+    @locked
     def power(self, vm_ref: str, on: bool) -> None:
         self._called("power", (vm_ref, on))
         vm = self._get(vm_ref)
         vm.vm = replace(vm.vm, powered_on=on)
 
-    @_locked
+    @locked
     def destroy_vm(self, vm_ref: str) -> None:
         self._called("destroy_vm", vm_ref)
         gone = self._vms.pop(vm_ref, None)

@@ -2,71 +2,40 @@
 that, else spooled and put as a whole."""
 
 import http.client
-from collections.abc import Iterator
-from typing import Any, Self
+import threading
+from collections.abc import Callable, Iterator
+from typing import Self
 
 from pyVmomi import vim
 
-from backups.errors import DiskUnreadable, NotFound, PlatformError, RecoveryRefused
-from backups.platform import Disk, DiskReader, DiskWriter, Snapshot
+from backups.errors import DiskUnreadable, PlatformError
+from backups.platform import DiskWriter
+from vsphere.changes import switch_tracking
 from vsphere.disks.folder import Answer, Body, File, FolderClient
-from vsphere.disks.places import INDEPENDENT, flat_file
+from vsphere.disks.places import flat_file, idle_disk
 from vsphere.disks.spool import SpooledWriter
-from vsphere.inventory import disk_of, disks_of
+from vsphere.faults import translating
+from vsphere.inventory import disk_of
 from vsphere.properties import read
 from vsphere.session import Session
-from vsphere.snapshots import disk_devices
 
 WRITTEN = (http.client.OK, http.client.CREATED, http.client.NO_CONTENT)
-PIECE_BYTES = 4 * 2**20
-
-
-def open_snapshot_disk(session: Session, folder: FolderClient, snapshot: Snapshot, disk: Disk) -> "DatastoreReader":
-    """With no older snapshot below, the base file is frozen as long as ours stands, and is the disk at its time."""
-    device = _device(disk_devices(session, snapshot), disk.key)
-    if device.backing.diskMode in INDEPENDENT:
-        raise DiskUnreadable(f"{disk.label} is independent, so no snapshot covers it; make it dependent in vCenter.")
-    if getattr(device.backing, "parent", None) is not None:
-        raise DiskUnreadable(
-            f"{disk.label} has older snapshots below the backup's, so its file alone is not its state; "
-            "remove the VM's other snapshots and back it up again."
-        )
-    reader = DatastoreReader(folder, flat_file(session, device), disk_of(device).capacity_bytes)
-    reader.probe("no older snapshot lies below, and the datastore answers ranges")
-    return reader
-
-
-def open_current_disk(session: Session, folder: FolderClient, vm_ref: str, disk_key: int) -> DiskReader:
-    device = _idle_disk(session, vm_ref, disk_key)
-    reader = DatastoreReader(folder, flat_file(session, device), disk_of(device).capacity_bytes)
-    reader.probe("the VM is powered off, and the datastore answers ranges")
-    return reader
+PIECE_BYTES = 2**20
+"""What one request asks for; a longer read is several of them, in flight together."""
 
 
 def open_for_writing(session: Session, folder: FolderClient, vm_ref: str, disk_key: int) -> DiskWriter:
-    device = _idle_disk(session, vm_ref, disk_key)
+    device = idle_disk(session, vm_ref, disk_key)
     file, capacity_bytes = flat_file(session, device), disk_of(device).capacity_bytes
+    writer: DiskWriter
     if takes_ranges(folder, file, capacity_bytes):
-        return RangeWriter(folder, file, capacity_bytes)
-    return SpooledWriter(DatastoreReader(folder, file, capacity_bytes), lambda body: put(folder, file, body))
-
-
-def _idle_disk(session: Session, vm_ref: str, disk_key: int) -> Any:
-    values = read(
-        session, vim.VirtualMachine, vm_ref, "name", "runtime.powerState", "snapshot", "config.hardware.device"
-    )
-    if values["runtime.powerState"] != "poweredOff":
-        raise RecoveryRefused(f"{values['name']} is powered on; power it off first.")
-    if values.get("snapshot") is not None:
-        raise RecoveryRefused(f"{values['name']} has snapshots; remove them first.")
-    return _device(disks_of(values.get("config.hardware.device")), disk_key)
-
-
-def _device(devices: list[Any], disk_key: int) -> Any:
-    device = next((each for each in devices if each.key == disk_key), None)
-    if device is None:
-        raise NotFound(f"The VM has no disk {disk_key} any more.")
-    return device
+        writer = RangeWriter(folder, file, capacity_bytes)
+    else:
+        writer = SpooledWriter(DatastoreReader(folder, file, capacity_bytes), lambda body: put(folder, file, body))
+    tracked = "config.changeTrackingEnabled"
+    if read(session, vim.VirtualMachine, vm_ref, tracked).get(tracked):
+        return TrackedAnew(writer, lambda on: switch_tracking(session, vm_ref, on))
+    return writer
 
 
 class DatastoreReader:
@@ -87,6 +56,12 @@ class DatastoreReader:
             raise DiskUnreadable(f"Bytes {start} to {start + length} lie outside the disk {self._file.path}.")
         if not length:
             return b""
+        pieces = [(at, min(PIECE_BYTES, start + length - at)) for at in range(start, start + length, PIECE_BYTES)]
+        if len(pieces) == 1:
+            return self._read_piece(start, length)
+        return b"".join(self._folder.lanes.map(lambda piece: self._read_piece(*piece), pieces))
+
+    def _read_piece(self, start: int, length: int) -> bytes:
         answer = self._folder.read_range(self._file, start, length)
         if answer.status != http.client.PARTIAL_CONTENT or not self._fits(answer, start, length):
             raise DiskUnreadable(self._refusal(answer))
@@ -138,6 +113,43 @@ class RangeWriter:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class TrackedAnew:
+    """Change tracking sees what a VM writes, not what is put into its files. So it is switched off before the first
+    write, and anew when all are done: the next backup finds other change ids and reads everything."""
+
+    def __init__(self, writer: DiskWriter, switch: Callable[[bool], None]) -> None:
+        self._writer, self._switch = writer, switch
+        self._lock, self._off = threading.Lock(), False
+
+    def write(self, start: int, data: bytes) -> None:
+        with self._lock:
+            if not self._off:
+                self._switch_to(False)
+                self._off = True
+        self._writer.write(start, data)
+
+    def _switch_to(self, on: bool) -> None:
+        with translating():
+            self._switch(on)
+
+    def close(self) -> None:
+        self._writer.close()
+        self._on_again()
+
+    def _on_again(self) -> None:
+        if self._off:
+            self._switch_to(True)
+            self._off = False
+
+    def __enter__(self) -> Self:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._writer.__exit__(*exc)
+        self._on_again()
 
 
 def takes_ranges(folder: FolderClient, file: File, capacity_bytes: int) -> bool:

@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 import uuid
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -107,12 +108,14 @@ class LabDisk:
                 return layer.fd
         return self._base()
 
-    def write(self, start: int, data: bytes) -> None:
+    def write(self, start: int, data: bytes, *, tracked: bool = True) -> None:
+        """`tracked` False: past the guest's own way to the disk, as whoever writes to its files does."""
         if start < 0 or start + len(data) > self.meta.capacity_bytes:
             raise ValueError(f"{start}+{len(data)} is outside of {self.stem.name}")
         with self.lock:
             # The mark first: a block that is marked but not written is only read once too often.
-            self._mark_changed(start, len(data))
+            if tracked:
+                self._mark_changed(start, len(data))
             if not self._opened_layers():
                 pwrite_fully(self._base(), data, start)
                 return
@@ -124,13 +127,13 @@ class LabDisk:
                 self._write_piece(offset, view[done : done + length])
                 done += length
 
-    def write_sparse(self, start: int, data: bytes) -> None:
+    def write_sparse(self, start: int, data: bytes, *, tracked: bool = True) -> None:
         """As `write`, but zeros that are there already are left alone, so holes stay holes."""
         for offset in range(0, len(data), BLOCK_BYTES):
             piece = data[offset : offset + BLOCK_BYTES]
             zero = piece == ZERO_BLOCK[: len(piece)]
             if not (zero and self.read(start + offset, len(piece)) == piece):
-                self.write(start + offset, piece)
+                self.write(start + offset, piece, tracked=tracked)
 
     def _write_piece(self, start: int, piece: memoryview) -> None:
         block = start // BLOCK_BYTES
@@ -285,12 +288,19 @@ class LabDisk:
                 epochs[block] = self.meta.epoch
 
     def changed_areas(
-        self, snapshot: int, start: int, change_id: str, max_areas: int = changes.MAX_AREAS
+        self, snapshot: int | None, start: int, change_id: str, max_areas: int = changes.MAX_AREAS
     ) -> tuple[int, list[tuple[int, int]]]:
         """How many bytes from `start` the answer covers, and the (start, length) areas in them that were written
-        since `change_id`; `*` asks for everything allocated. Raises ChangeIdInvalid, KeyError."""
-        since = changes.since(self._frozen(snapshot), change_id)
-        epochs = changes.load(self._frozen_path(snapshot))
+        between `change_id` and the snapshot, or now; `*` asks for everything allocated. Raises ChangeIdInvalid,
+        KeyError."""
+        with self.lock:
+            if snapshot is None:
+                now = Frozen(0, len(self.meta.layers), self.meta.tracking, self.meta.epoch)
+                since = changes.since(now, change_id)
+                epochs = array("I", self._opened_epochs().view.tobytes())
+            else:
+                since = changes.since(self._frozen(snapshot), change_id)
+                epochs = changes.load(self._frozen_path(snapshot))
         return changes.changed_areas(epochs, since, start, self.meta.capacity_bytes, max_areas)
 
     # The end.

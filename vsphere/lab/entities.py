@@ -18,6 +18,7 @@ from vsphere.lab.stores import Stores
 from vsphere.lab.tasks import Task, Tasks
 
 if TYPE_CHECKING:
+    from vsphere.lab.leases import Lease
     from vsphere.lab.vm import VirtualMachine
 
 
@@ -33,6 +34,9 @@ class Lab:
     """By managed object id."""
     datastores: "dict[str, Datastore]" = field(default_factory=dict)
     """By name."""
+    lease_timeout_s: float = 300.0
+    leases: "dict[str, Lease]" = field(default_factory=dict)
+    """Those that are held, by ticket."""
 
     def of_type(self, kind: type[Managed]) -> list[Any]:
         with self.registry.lock:

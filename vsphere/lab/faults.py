@@ -7,21 +7,35 @@ It follows `faults.json` in the state folder, which may be written at any time, 
      "datastore_latency_ms": {"<datastore>": 50},
      "datastore_free_bytes": {"<datastore>": 0},
      "consolidation_mib_per_s": 4,
-     "stun_ms_per_mib": 2}
+     "stun_ms_per_mib": 2,
+     "missing_privileges": ["VApp.Export"],
+     "calls": {"<method>": {"fault": "FileLocked", "msg": "…", "of": "<name of the object>", "times": 1, "file": "…"}},
+     "tasks": {"<method>": {…}}}
+
+`calls` fail before anything is done; `tasks` begin, and end with the fault; the task `consolidation` is the second half
+of RemoveSnapshot_Task, when the snapshot has left the tree. Without `of` whatever object they are of,
+without `times` every time; the rest are fields of the fault.
 """
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pyVmomi import vim
+from pyVmomi import VmomiSupport, vim, vmodl
 
+from vsphere.lab import wire
 from vsphere.lab.state import replace_file
 
 CONSOLIDATION_MIB_PER_S = 64.0
 STUN_MS_PER_MIB = 0.5
 LONGEST_STUN_S = 5.0
-BY_NAME = frozenset({"create_snapshot", "folder_status", "datastore_latency_ms", "datastore_free_bytes"})
+BY_NAME = frozenset(
+    {"create_snapshot", "folder_status", "datastore_latency_ms", "datastore_free_bytes", "calls", "tasks"}
+)
+LISTS = frozenset({"missing_privileges"})
+OWN_FIELDS = frozenset({"fault", "of", "times"})
 NUMBERS = frozenset({"consolidation_mib_per_s", "stun_ms_per_mib"})
 
 
@@ -30,10 +44,37 @@ def check(wanted: Any) -> None:
     if not isinstance(wanted, dict):
         raise ValueError("Faults are a JSON object.")
     for kind, value in wanted.items():
-        if kind not in BY_NAME | NUMBERS:
+        if kind not in BY_NAME | NUMBERS | LISTS:
             raise ValueError(f"The lab knows no fault {kind}.")
-        if not isinstance(value, dict if kind in BY_NAME else int | float):
-            raise ValueError(f"{kind} takes {'an object' if kind in BY_NAME else 'a number'}.")
+        takes, told = _shape(kind)
+        if not isinstance(value, takes):
+            raise ValueError(f"{kind} takes {told}.")
+    for scripted in [*wanted.get("calls", {}).values(), *wanted.get("tasks", {}).values()]:
+        made(scripted)
+
+
+def _shape(kind: str) -> tuple[Any, str]:
+    if kind in BY_NAME:
+        return dict, "an object"
+    return (list, "a list") if kind in LISTS else (int | float, "a number")
+
+
+def made(scripted: Any) -> Any:
+    """The fault of vSphere that `calls` or `tasks` ask for. Raises ValueError."""
+    if not isinstance(scripted, dict) or "fault" not in scripted:
+        raise ValueError("A scripted fault is an object with the name of the fault.")
+    kind = getattr(vim.fault, scripted["fault"], None) or getattr(vmodl.fault, scripted["fault"], None)
+    if kind is None:
+        raise ValueError(f"vSphere knows no fault {scripted['fault']}.")
+    needed = {
+        each.name: each.type("gone-0")
+        for each in kind._GetPropertyList()
+        if issubclass(each.type, VmomiSupport.ManagedObject) and not each.flags & wire.OPTIONAL
+    }
+    try:
+        return wire.filled(kind, **needed | {name: value for name, value in scripted.items() if name not in OWN_FIELDS})
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{scripted['fault']}: {error}") from error
 
 
 class Faults:
@@ -42,6 +83,8 @@ class Faults:
         self._read: tuple[int, int] | None = None
         """Inode and time of change of what was read last."""
         self._wanted: dict[str, Any] = {}
+        self._raised: Counter[tuple[str, str]] = Counter()
+        """How often each of `calls` and `tasks` has come, since faults were last wanted."""
 
     def wanted(self) -> dict[str, Any]:
         try:
@@ -55,6 +98,7 @@ class Faults:
             except json.JSONDecodeError:  # Half-written: the next look finds the rest.
                 return {}
             self._read = seen
+            self._raised.clear()
         return self._wanted
 
     def want(self, wanted: dict[str, Any]) -> None:
@@ -70,6 +114,23 @@ class Faults:
         messages = self._of("create_snapshot")
         if vm_name in messages:
             raise vim.fault.SnapshotFault(msg=messages[vm_name])
+
+    def before_call(self, method: str, of: str) -> None:
+        self._raise("calls", method, of)
+
+    def in_task(self, method: str, of: str) -> None:
+        self._raise("tasks", method, of)
+
+    def _raise(self, kind: str, method: str, of: str) -> None:
+        scripted = self._of(kind).get(method)
+        if scripted is None or scripted.get("of", of) != of:
+            return
+        self._raised[kind, method] += 1
+        if self._raised[kind, method] <= scripted.get("times", math.inf):
+            raise made(scripted)
+
+    def missing_privileges(self) -> frozenset[str]:
+        return frozenset(self.wanted().get("missing_privileges", ()))
 
     def folder_status(self, path: str) -> int | None:
         """The HTTP status that /folder is to answer with."""

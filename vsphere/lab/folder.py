@@ -4,6 +4,10 @@
 vCenter does not have: a PUT with Content-Range writes only these bytes into the flat file of a disk. Every answer
 about such a file says so in the header X-Partial-Put, which a client must see before it tries: a server that ignores
 Content-Range would replace the whole file by the piece.
+
+What is put is not tracked as a change: the file is written past the VM's own way to its disk.
+
+A scripted `folder_status` of 200 makes the server one that knows no ranges; any other is the answer itself.
 """
 
 import os
@@ -17,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pyVmomi import vim
 
-from vsphere.lab import hardware
+from vsphere.lab import descriptors, hardware
 from vsphere.lab.blocks import BLOCK_BYTES
 from vsphere.lab.disk import LabDisk
 from vsphere.lab.entities import Lab
@@ -28,7 +32,8 @@ if TYPE_CHECKING:
     from vsphere.lab.http import Handler
 
 FLAT = "-flat.vmdk"
-HIDDEN = re.compile(r"(-ctk(-\d+)?\.vmdk|-\d{6}-delta\.vmdk|\.map|\.disk\.json|\.new)$")
+HIDDEN = re.compile(r"(-ctk(-\d+)?\.vmdk|\.map|\.disk\.json|\.new)$")
+READ_ONLY = re.compile(rf"{HIDDEN.pattern}|-\d{{6}}(-delta)?\.vmdk$")
 RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 PARTIAL_PUT = {"X-Partial-Put": "content-range"}
@@ -48,6 +53,7 @@ class Target:
     disk: LabDisk | None
     """If it is the flat file of a disk."""
     owner: VirtualMachine | None
+    without_ranges: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
@@ -57,12 +63,16 @@ class Target:
 def get(handler: "Handler") -> None:
     try:
         target = _target(handler)
+        if (text := _descriptor(handler.lab, target.path)) is not None:
+            handler.reply(HTTPStatus.OK, text if handler.command == "GET" else b"", headers=target.headers)
+            return
+        _refuse_written_delta(handler.lab, target.path)
         if not target.path.is_file() or HIDDEN.search(target.path.name):
             raise Refusal(HTTPStatus.NOT_FOUND, "There is no such file.")
         if target.owner and target.owner.running and target.disk and not target.disk.meta.layers:
             raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "The file is locked: the VM writes to it.")
         size = target.path.stat().st_size
-        wanted = _range(handler.headers.get("Range"), size)
+        wanted = None if target.without_ranges else _range(handler.headers.get("Range"), size)
     except Refusal as refusal:
         _refuse(handler, refusal)
         return
@@ -105,7 +115,7 @@ def _target(handler: "Handler") -> Target:
     query = parse_qs(url.query)
     datastore, relative = query.get("dsName", [""])[0], unquote(url.path).removeprefix("/folder").strip("/")
     status = handler.lab.faults.folder_status(f"{datastore}/{relative}")
-    if status:
+    if status not in (None, HTTPStatus.OK):
         raise Refusal(HTTPStatus(status), "The lab was told to fail here.")
     handler.lab.stores.wait(datastore)
     _check_datacenter(handler.lab, query.get("dcPath", [""])[0])
@@ -116,7 +126,21 @@ def _target(handler: "Handler") -> Target:
     disk = None
     if path.name.endswith(FLAT):
         disk = handler.lab.shelf.of_stem(path.with_name(path.name.removesuffix(FLAT)))
-    return Target(datastore, path, disk, _owner(handler.lab, disk) if disk else None)
+    return Target(datastore, path, disk, _owner(handler.lab, disk) if disk else None, status is not None)
+
+
+def _descriptor(lab: Lab, path: Path) -> bytes | None:
+    stem = descriptors.stem_of(path)
+    disk = lab.shelf.of_stem(stem) if stem else None
+    return descriptors.text(disk, path.name) if disk else None
+
+
+def _refuse_written_delta(lab: Lab, path: Path) -> None:
+    stem = descriptors.stem_of(path)
+    disk = lab.shelf.of_stem(stem) if stem else None
+    owner = _owner(lab, disk) if disk else None
+    if disk and owner and owner.running and descriptors.is_written(disk, path):
+        raise Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "The file is locked: the VM writes to it.")
 
 
 def _check_datacenter(lab: Lab, path: str) -> None:
@@ -172,7 +196,7 @@ def _write_disk(handler: "Handler", target: Target, disk: LabDisk, pieces: Itera
     for data in _aligned(pieces, start):
         if position + len(data) > stop:
             raise Refusal(HTTPStatus.BAD_REQUEST, "The body is longer than its place.")
-        disk.write_sparse(position, data)
+        disk.write_sparse(position, data, tracked=False)
         handler.lab.stores.count(target.datastore, written=len(data))
         position += len(data)
     if position != stop:
@@ -203,7 +227,7 @@ def _aligned(pieces: Iterator[bytes], start: int) -> Iterator[bytes]:
 
 
 def _write_file(handler: "Handler", target: Target, pieces: Iterator[bytes]) -> None:
-    if HIDDEN.search(target.path.name):
+    if READ_ONLY.search(target.path.name):
         raise Refusal(HTTPStatus.FORBIDDEN, "This file is the lab's own.")
     if handler.headers.get("Content-Range"):
         raise Refusal(HTTPStatus.BAD_REQUEST, "Only the flat file of a disk can be written in parts.")

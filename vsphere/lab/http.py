@@ -13,7 +13,7 @@ from typing import Any
 
 from pyVmomi import vmodl
 
-from vsphere.lab import control, folder, wire
+from vsphere.lab import control, folder, nfc, tagging, wire
 from vsphere.lab.entities import Lab
 from vsphere.lab.sessions import Call, Session, Sessions
 
@@ -30,8 +30,10 @@ class LabHttpServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 256
 
-    def __init__(self, address: tuple[str, int], lab: Lab, sessions: Sessions, context: ssl.SSLContext) -> None:
-        self.lab, self.sessions = lab, sessions
+    def __init__(
+        self, address: tuple[str, int], lab: Lab, sessions: Sessions, tags: tagging.Tags, context: ssl.SSLContext
+    ) -> None:
+        self.lab, self.sessions, self.tags = lab, sessions, tags
         self._open: set[Any] = set()
         super().__init__(address, Handler)
         # The handshake is left to the worker thread: one slow client must not keep the others waiting.
@@ -117,6 +119,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         if self.path == control.PATH:
             control.faults(self)
+        elif self.path.startswith(nfc.PREFIX):
+            nfc.put(self)
+        elif self.path.startswith(tagging.PREFIX):
+            tagging.serve(self)
         else:
             self._soap()
 
@@ -147,6 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         if call.session is None and method not in BEFORE_LOGIN:
             raise wire.not_authenticated(request.this)
         managed = self.lab.registry.find(request.this)
+        self.lab.faults.before_call(method, getattr(managed, "name", ""))
         serve = getattr(managed, method, None)
         if serve is None:
             raise vmodl.fault.MethodNotFound(
@@ -171,11 +178,21 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, wire.versions_xml(), "text/xml")
         elif self.path.startswith("/folder"):
             folder.get(self)
+        elif self.path.startswith(tagging.PREFIX):
+            tagging.serve(self)
+        elif self.path.startswith(nfc.PREFIX):
+            nfc.get(self)
         elif self.path == control.PATH:
             control.faults(self)
         elif self.path == "/":
             about = {"name": "Lab vCenter", "sdk": "/sdk"}
             self.reply(200, json.dumps(about).encode(), "application/json")
+        else:
+            self.reply(404)
+
+    def do_DELETE(self) -> None:
+        if self.path.startswith(tagging.PREFIX):
+            tagging.serve(self)
         else:
             self.reply(404)
 
@@ -185,6 +202,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         if self.path.startswith("/folder"):
             folder.put(self)
+        elif self.path.startswith(nfc.PREFIX):
+            nfc.put(self)
         elif self.path == control.PATH:
             control.faults(self)
         else:

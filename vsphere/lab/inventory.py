@@ -4,13 +4,14 @@ from typing import Any
 
 from pyVmomi import vim, vmodl
 
-from vsphere.lab import provisioning, wire
+from vsphere.lab import provisioning, registering, wire
 from vsphere.lab.entities import Datastore, Entity, Host, Lab, Network, check_name_is_free
 from vsphere.lab.pools import ResourcePool
 from vsphere.lab.registry import Managed, refs
 from vsphere.lab.sessions import Call
 from vsphere.lab.state import Record
 from vsphere.lab.tasks import Task
+from vsphere.lab.vm import VirtualMachine
 
 GIB = 2**30
 
@@ -50,6 +51,34 @@ class Folder(Entity):
             return provisioning.create_vm(self.lab, config, None if in_vapp else self, target, host).ref
 
         return self.lab.tasks.start("CreateVM_Task", self, self.name, work)
+
+    def RegisterVM_Task(
+        self, call: Call, path: str, asTemplate: bool, pool: Any, name: str | None = None, host: Any = None
+    ) -> Any:
+        def work(_task: Task) -> Any:
+            target, place = self.registry.find(pool), self.registry.find(host) if host is not None else None
+            place = place or provisioning.least_used_host(self.lab)
+            return registering.register(VirtualMachine, path, name, self, target, place)
+
+        return self.lab.tasks.start("RegisterVM_Task", self, self.name, work)
+
+    def MoveIntoFolder_Task(self, call: Call, list: list[Any]) -> Any:
+        def work(_task: Task) -> None:
+            for ref in list:
+                self._take(self.registry.find(ref))
+
+        return self.lab.tasks.start("MoveIntoFolder_Task", self, self.name, work)
+
+    def _take(self, moved: Entity) -> None:
+        if not isinstance(moved, Folder | VirtualMachine) or moved.parent is None:
+            raise vmodl.fault.NotSupported(msg="The lab moves only folders, and VMs that lie in one.")
+        with self.registry.lock:
+            check_name_is_free(self, moved.name)
+            before, moved.parent = moved.parent, self
+            before.kids.remove(moved)
+            self.kids.append(moved)
+            moved.save()
+            self.registry.touch(before, self, moved)
 
     def Destroy_Task(self, call: Call) -> Any:
         def work(_task: Task) -> None:

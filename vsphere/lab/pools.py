@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vim, vmodl
 
-from vsphere.lab import provisioning, wire
+from vsphere.lab import imports, provisioning, wire
 from vsphere.lab.entities import Entity, Lab, check_name_is_free
 from vsphere.lab.registry import Managed, refs
 from vsphere.lab.sessions import Call
@@ -96,6 +96,10 @@ class ResourcePool(Entity):
             return provisioning.create_vm(self.lab, config, None, self, host).ref
 
         return self.lab.tasks.start("CreateChildVM_Task", self, self.name, work)
+
+    def ImportVApp(self, call: Call, spec: Any, folder: Any = None, host: Any = None) -> Any:
+        home = self.registry.find(folder) if folder is not None else None
+        return imports.begin(self, call, spec, home, host)
 
     def MoveIntoResourcePool(self, call: Call, list: list[Any]) -> None:
         for ref in list:
@@ -235,14 +239,14 @@ class VApp(ResourcePool):
                 )
             for vm in vms:
                 vm.destroy()
-            self._vanish_with_kids()
+            self.vanish_with_kids()
 
         return self.lab.tasks.start("Destroy_Task", self, self.name, work)
 
-    def _vanish_with_kids(self) -> None:
+    def vanish_with_kids(self) -> None:
         for kid in tuple(self.kids):
             if isinstance(kid, VApp):
-                kid._vanish_with_kids()
+                kid.vanish_with_kids()
         self.vanish()
 
 

@@ -1,16 +1,16 @@
 """Making a VM from a ConfigSpec."""
 
-import uuid
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vim, vmodl
 
 from vsphere.lab import hardware
+from vsphere.lab.config import Config
 from vsphere.lab.entities import Entity, Host, Lab, check_name_is_free
 from vsphere.lab.loads import IDLE, Profile
 from vsphere.lab.shelf import split
-from vsphere.lab.vm import OFF, Config, VirtualMachine
+from vsphere.lab.vm import OFF, VirtualMachine
 
 if TYPE_CHECKING:
     from vsphere.lab.pools import ResourcePool
@@ -24,6 +24,8 @@ def create_vm(
     host_ref: Any = None,
     profile: Profile = IDLE,
     power: str = OFF,
+    *,
+    importing: bool = False,
 ) -> VirtualMachine:
     """`folder` None: a VM of the vApp `pool`. Its disks are full of zeros."""
     if not spec.name:
@@ -37,24 +39,25 @@ def create_vm(
         change.apply(spec)
         with lab.registry.lock:
             _check_name(folder, pool, spec.name)
-            if spec.instanceUuid:
-                _keep_unique(lab, change.config)
-            config = Config.of(change.config)
-            vm = VirtualMachine(lab, config, folder=folder, pool=pool, host=host, profile=profile, power=power)
-            if config.info.changeTrackingEnabled:
-                for _, disk in vm.disks():
-                    disk.enable_tracking(at_next_snapshot=False)
-            vm.changed()
+            vm = _add(lab, change, bool(spec.instanceUuid), folder=folder, pool=pool, host=host, profile=profile,
+                      power=power, importing=importing)  # fmt: skip
     except vmodl.MethodFault:
         change.undo()
         raise
     return vm
 
 
-def _keep_unique(lab: Lab, config: Any) -> None:
-    """As vCenter does with the instanceUuid among the VMs it manages."""
-    if any(vm.config.instance_uuid == config.instanceUuid for vm in lab.vms.values()):
-        config.instanceUuid = str(uuid.uuid4())
+def _add(lab: Lab, change: hardware.Change, uuid_asked_for: bool, **made: Any) -> VirtualMachine:
+    if uuid_asked_for and any(vm.config.instance_uuid == change.config.instanceUuid for vm in lab.vms.values()):
+        # vCenter keeps it unique among the VMs it manages.
+        change.config.instanceUuid = hardware.new_config("", "").instanceUuid
+    config = Config.of(change.config)
+    vm = VirtualMachine(lab, config, **made)
+    if config.info.changeTrackingEnabled:
+        for _, disk in vm.disks():
+            disk.enable_tracking(at_next_snapshot=False)
+    vm.changed()
+    return vm
 
 
 def _check_name(folder: Entity | None, pool: "ResourcePool", name: str) -> None:

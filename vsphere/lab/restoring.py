@@ -3,13 +3,14 @@
 from typing import Any
 
 from vsphere.lab import wire
+from vsphere.lab.config import Config
 from vsphere.lab.entities import Datastore, Entity, Host, Lab, Network
 from vsphere.lab.inventory import Cluster, Datacenter, Folder
 from vsphere.lab.loads import Profile
 from vsphere.lab.pools import ResourcePool, VApp
 from vsphere.lab.snapshots import Snapshot
 from vsphere.lab.state import Record
-from vsphere.lab.vm import Config, VirtualMachine
+from vsphere.lab.vm import VirtualMachine
 
 # `_ensure` sees to it that a parent is there before its children; within a kind the order of age is kept.
 ORDER = ("Folder", "Datacenter", "Cluster", "Host", "Datastore", "Network", "ResourcePool", "VApp", "VirtualMachine")
@@ -21,6 +22,9 @@ def restore(lab: Lab) -> None:
         _ensure(lab, record, records)
     for vm in lab.vms.values():
         _drop_unknown_snapshots(vm)
+    for record in records.values():
+        if record.get("importing"):  # Its lease was lost with the process.
+            lab.vms[record["moid"]].destroy()
 
 
 def _ensure(lab: Lab, record: Record, records: dict[str, Record]) -> Entity:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from vsphere.lab import certificate, content, restoring
+from vsphere.lab.authorization import AuthorizationManager
 from vsphere.lab.content import LabSpec
 from vsphere.lab.entities import Lab
 from vsphere.lab.faults import CONSOLIDATION_MIB_PER_S, Faults
 from vsphere.lab.generator import Generator
 from vsphere.lab.http import LabHttpServer
 from vsphere.lab.loads import HOUR_S, Clock
+from vsphere.lab.ovf import OvfManager
 from vsphere.lab.perf import Meter, PerformanceManager
 from vsphere.lab.property_collector import Collector
 from vsphere.lab.registry import Registry
@@ -26,12 +28,15 @@ from vsphere.lab.sessions import SessionManager, Sessions
 from vsphere.lab.shelf import DiskShelf
 from vsphere.lab.state import Record, Store, replace_file
 from vsphere.lab.stores import DATASTORE_MB_PER_S, Stores
+from vsphere.lab.tagging import Tags
 from vsphere.lab.tasks import Tasks
 from vsphere.lab.views import ViewManager
 
 USERNAME = "administrator@vsphere.local"
 ROOT = "group-d1"
 DRAIN_S = 10.0
+LEASE_TIMEOUT_S = 30.0
+"""A tenth of vCenter's: a lab's disks are small, and its clients are killed often."""
 POLL_S = 0.05
 """How soon the server notices that it is to stop."""
 
@@ -63,6 +68,7 @@ class LabServer:
         datastore_mb_per_s: float = DATASTORE_MB_PER_S,
         host: str = "127.0.0.1",
         session_idle_s: float = 1800.0,
+        lease_timeout_s: float = LEASE_TIMEOUT_S,
     ) -> None:
         self.folder = Path(state_dir)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -75,10 +81,11 @@ class LabServer:
         self.lab = Lab(
             registry=registry,
             store=Store(self.folder),
-            tasks=Tasks(registry),
+            tasks=Tasks(registry, faults),
             faults=faults,
             shelf=DiskShelf(self.folder / "datastores"),
             stores=stores,
+            lease_timeout_s=lease_timeout_s,
         )
         self.meter = Meter(sample_s, stores)
         clock = Clock(began=self._about["began"], hour_s=hour_s)
@@ -115,7 +122,9 @@ class LabServer:
         self._add_services()
         pem = certificate.ensure(self.folder, self._host)
         context = certificate.server_context(pem)
-        self._http = LabHttpServer((self._host, self._port), self.lab, self.sessions, context)
+        self._http = LabHttpServer(
+            (self._host, self._port), self.lab, self.sessions, Tags(self.folder / "tags.json"), context
+        )
         self._thread = threading.Thread(target=self._http.serve_forever, args=(POLL_S,), daemon=True, name="lab-http")
         self._thread.start()
         self.generator.start()
@@ -130,8 +139,10 @@ class LabServer:
             "propertyCollector": Collector(registry, "propertyCollector"),
             "viewManager": ViewManager(registry),
             "sessionManager": SessionManager(registry, self.sessions),
+            "authorizationManager": AuthorizationManager(self.lab),
             "perfManager": PerformanceManager(self.lab, self.meter),
             "searchIndex": SearchIndex(self.lab, root),
+            "ovfManager": OvfManager(self.lab),
         }
         ServiceInstance(self.lab, self._about["instance_uuid"], services)
 

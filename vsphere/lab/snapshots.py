@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vim
 
-from vsphere.lab import wire
+from vsphere.lab import exports, wire
 from vsphere.lab.registry import Managed, refs
 from vsphere.lab.sessions import Call
 from vsphere.lab.state import Record
 from vsphere.lab.tasks import Task
 
 if TYPE_CHECKING:
-    from vsphere.lab.vm import Config, VirtualMachine
+    from vsphere.lab.config import Config
+    from vsphere.lab.vm import VirtualMachine
 
 MOST_SNAPSHOTS = 32
 
@@ -72,6 +73,9 @@ class Snapshot(Managed):
         index = self.vm.snapshots.index(self)
         return refs(self.vm.snapshots[index + 1 : index + 2])
 
+    def ExportSnapshot(self, call: Call) -> Any:
+        return exports.of_snapshot(self, call)
+
     def RemoveSnapshot_Task(self, call: Call, removeChildren: bool, consolidate: bool | None = None) -> Any:
         def work(task: Task) -> None:
             if self not in self.vm.snapshots:
@@ -79,6 +83,7 @@ class Snapshot(Managed):
             index = self.vm.snapshots.index(self)
             for snapshot in self.vm.snapshots[index:] if removeChildren else [self]:
                 snapshot.detach()
+            self.vm.lab.faults.in_task("consolidation", self.vm.name)
             if consolidate is not False:
                 self.vm.consolidate(task)
 

@@ -10,6 +10,7 @@ from typing import Any
 from pyVmomi import VmomiSupport, vim, vmodl
 
 from vsphere.lab import wire
+from vsphere.lab.faults import Faults
 from vsphere.lab.registry import Managed, Registry
 
 KEPT_S = 600
@@ -69,8 +70,8 @@ class Task(Managed):
 
 
 class Tasks:
-    def __init__(self, registry: Registry) -> None:
-        self.registry = registry
+    def __init__(self, registry: Registry, faults: Faults) -> None:
+        self.registry, self._faults = registry, faults
         self._tasks: list[Task] = []
         self._threads: set[threading.Thread] = set()
 
@@ -78,7 +79,12 @@ class Tasks:
         """The reference of the new task, which is done by `work`."""
         self._forget_old()
         task = Task(self.registry, method, entity, entity_name)
-        thread = threading.Thread(target=self._run, args=(task, work), daemon=True, name=task.moid)
+
+        def tried(task: Task) -> Any:
+            self._faults.in_task(method, entity_name)
+            return work(task)
+
+        thread = threading.Thread(target=self._run, args=(task, tried), daemon=True, name=task.moid)
         with self.registry.lock:
             self._tasks.append(task)
             self._threads.add(thread)

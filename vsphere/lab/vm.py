@@ -5,16 +5,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pyVmomi import vim, vmodl
 
-from vsphere.lab import changes, hardware, questions, vm_summary, wire
+from vsphere.lab import changes, exports, hardware, questions, registering, vm_summary, wire
+from vsphere.lab.config import Config
 from vsphere.lab.disk import LabDisk
 from vsphere.lab.entities import Entity, Host, Lab, Network, check_name_is_free
+from vsphere.lab.leases import Lease, refuse_leased
 from vsphere.lab.loads import IDLE, Profile
 from vsphere.lab.registry import Managed, refs
 from vsphere.lab.sessions import Call
@@ -28,31 +28,6 @@ if TYPE_CHECKING:
 
 ON, OFF = "poweredOn", "poweredOff"
 LAYOUT_AGE = timedelta(minutes=30)
-
-
-@dataclass(frozen=True)
-class Config:
-    """A ConfigInfo that is never changed in place, with its XML for the state folder."""
-
-    info: Any
-    xml: str
-
-    @cached_property
-    def home(self) -> str:
-        """`[datastore] folder`"""
-        return str(self.info.files.vmPathName).rpartition("/")[0]
-
-    @cached_property
-    def instance_uuid(self) -> str:
-        return str(self.info.instanceUuid)
-
-    @classmethod
-    def of(cls, info: Any) -> "Config":
-        return cls(info, wire.to_xml(info))
-
-    @classmethod
-    def parse(cls, xml: str) -> "Config":
-        return cls(wire.from_xml(xml), xml)
 
 
 class VirtualMachine(Entity):
@@ -72,9 +47,13 @@ class VirtualMachine(Entity):
         profile: Profile = IDLE,
         power: str = OFF,
         moid: str | None = None,
+        importing: bool = False,
     ) -> None:
+        """`importing`: it is kept only if the lease that brings it in is completed."""
         self.config, self.pool, self.host, self.profile, self.power = config, pool, host, profile, power
         self.snapshots: list[Snapshot] = []
+        self.leases: list[Lease] = []
+        self.importing = importing
         self.boot_time: datetime | None = wire.now() if power == ON else None
         self.question: Any = None
         """Until it is answered the guest stands still."""
@@ -95,6 +74,7 @@ class VirtualMachine(Entity):
             "host": self.host.moid,
             "power": self.power,
             "snapshots": [snapshot.record() for snapshot in self.snapshots],
+            "importing": self.importing,
             **self.profile.record(),
         }
 
@@ -204,7 +184,7 @@ class VirtualMachine(Entity):
         return refs(self.snapshots[:1])
 
     def p_resourcePool(self) -> Any:
-        return self.pool.ref
+        return None if self.config.info.template else self.pool.ref
 
     def p_parentVApp(self) -> Any:
         return self.pool.ref if isinstance(self.pool.ref, vim.VirtualApp) else None
@@ -224,7 +204,8 @@ class VirtualMachine(Entity):
     # Methods.
 
     def task(self, method: str, work: Callable[[Task], Any]) -> Any:
-        """Only one task of a VM runs at a time."""
+        """Only one task of a VM runs at a time, and none while a lease on it is held."""
+        refuse_leased(self)
 
         def alone(task: Task) -> Any:
             with self._busy:
@@ -317,16 +298,19 @@ class VirtualMachine(Entity):
         self, call: Call, deviceKey: int, startOffset: int, changeId: str, snapshot: Any = None
     ) -> Any:
         taken = self.registry.find(snapshot) if snapshot is not None else None
-        if taken not in self.snapshots:
-            raise vmodl.fault.InvalidArgument(invalidProperty="snapshot", msg="A snapshot of this VM is needed.")
-        disk = next((disk for device, disk in self.disks(taken.config) if device.key == deviceKey), None)
+        if taken is None and self.running:
+            raise vim.fault.FileFault(file=self.config.home, msg="The disk of a running VM has no state to compare.")
+        if taken is not None and taken not in self.snapshots:
+            raise vmodl.fault.InvalidArgument(invalidProperty="snapshot", msg="This is no snapshot of the VM.")
+        config = taken.config if taken else None
+        disk = next((disk for device, disk in self.disks(config) if device.key == deviceKey), None)
         if disk is None or not 0 <= startOffset < disk.meta.capacity_bytes:
             name = "startOffset" if disk else "deviceKey"
             raise vmodl.fault.InvalidArgument(
                 invalidProperty=name, msg=f"A specified parameter was not correct: {name}"
             )
         try:
-            length, areas = disk.changed_areas(taken.number, startOffset, changeId)
+            length, areas = disk.changed_areas(taken.number if taken else None, startOffset, changeId)
         except changes.ChangeIdInvalid as error:
             raise vim.fault.FileFault(file=disk.flat.name, msg=str(error)) from error
         extent = vim.VirtualMachine.DiskChangeInfo.DiskChangeExtent
@@ -336,11 +320,23 @@ class VirtualMachine(Entity):
             changedArea=[extent(start=start, length=length) for start, length in areas],
         )
 
+    def ExportVm(self, call: Call) -> Any:
+        return exports.of_vm(self, call)
+
     def PowerOnVM_Task(self, call: Call, host: Any = None) -> Any:
         return self.task("PowerOnVM_Task", lambda _task: self.set_power(ON))
 
     def PowerOffVM_Task(self, call: Call) -> Any:
         return self.task("PowerOffVM_Task", lambda _task: self.set_power(OFF))
+
+    def MarkAsTemplate(self, call: Call) -> None:
+        registering.mark(self, template=True)
+
+    def MarkAsVirtualMachine(self, call: Call, pool: Any, host: Any = None) -> None:
+        registering.mark(self, template=False)
+
+    def UnregisterVM(self, call: Call) -> None:
+        registering.unregister(self)
 
     def AnswerVM(self, call: Call, questionId: str, answerChoice: str) -> None:
         questions.answer(self, questionId, answerChoice)

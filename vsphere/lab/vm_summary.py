@@ -34,7 +34,7 @@ def summary(vm: "VirtualMachine") -> Any:
         runtime=runtime(vm),
         config=vim.vm.Summary.ConfigSummary(
             name=vm.name,
-            template=False,
+            template=bool(config.template),
             vmPathName=config.files.vmPathName,
             memorySizeMB=config.hardware.memoryMB,
             numCpu=config.hardware.numCPU,

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import struct
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from blake3 import blake3
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 CHUNK_BYTES, ZERO_ID = 262_144, bytes(32)
@@ -102,6 +104,75 @@ class FormatReader:
             for record_id, pack, *place in struct.iter_unpack("<32sIIII", data[: entries * 48]):
                 where[record_id] = (named[pack][0].hex(), named[pack][1], *place)
         return where
+
+
+def small_object(data: bytes) -> dict[str, Any]:
+    text, tail = data[:-66], data[-66:]
+    assert tail == b"\n" + blake3(text).hexdigest().encode() + b"\n"
+    said = json.loads(text)
+    assert said["version"] == 1
+    return said
+
+
+def open_key(data: bytes, passphrase: str | None = None, master_keys: dict[str, bytes] | None = None) -> bytes:
+    """Of a key object: write secret and private key, or the write secret alone."""
+    said = small_object(data)
+    assert said["format"] == "hotfirst-key"
+    if said["by"] == "passphrase":
+        assert said["kdf"] == "argon2id"
+        kdf = Argon2id(
+            salt=bytes.fromhex(said["salt"]),
+            length=32,
+            iterations=said["passes"],
+            lanes=said["lanes"],
+            memory_cost=said["memory_kib"],
+        )
+        wrapping = kdf.derive(unicodedata.normalize("NFC", passphrase or "").encode())
+    else:
+        wrapping = hkdf((master_keys or {})[said["master_key"]], b"", f"hotfirst/1/master/{said['tenant']}")
+    sealed = bytes.fromhex(said["sealed"])
+    context = f"hotfirst/1/key/{said['by']}/{said['tenant']}/{said['public_key']}"
+    return AESGCM(wrapping).decrypt(sealed[:12], sealed[12:], context.encode())
+
+
+def read_sheet(text: str) -> tuple[str, bytes]:
+    """Of the numbered lines of a recovery sheet: the tenant, and write secret and private key."""
+    letters = ""
+    for line in text.splitlines():
+        number, *groups = line.split()
+        check, content = groups.pop(), "".join(groups)
+        assert base64.b32encode(blake3(f"{number} {content}".encode()).digest(5))[:2] == check.encode()
+        letters += content
+    data = base64.b32decode(letters + "=" * (-len(letters) % 8))
+    assert blake3(data[:-4]).digest(4) == data[-4:]
+    assert data[0] == 1
+    return data[2 : 2 + data[1]].decode(), data[2 + data[1] : -4]
+
+
+def check_marker(root: Path) -> None:
+    said = json.loads((root / "repository.json").read_text())
+    assert said["check"] == blake3(b"hotfirst-repository/1/" + said["id"].encode()).hexdigest()
+
+
+def condemned(root: Path, tenant: str) -> tuple[set[tuple[str, int]], set[str]]:
+    """Packs and indexes."""
+    said = [small_object(path.read_bytes()) for path in (root / "tenants" / tenant / "condemned").iterdir()]
+    packs = {(session, number) for one in said for session, number in one["packs"]}
+    return packs, {name for one in said for name in one["indexes"]}
+
+
+def damaged(root: Path, tenant: str) -> dict[tuple[str, int], list[str]]:
+    marks = {}
+    for path in (root / "tenants" / tenant / "damaged").iterdir():
+        session, number, _ = path.name.split("-")
+        said = small_object(path.read_bytes())
+        assert said["pack"] == [session, int(number, 16)]
+        marks[session, int(number, 16)] = said["chunks"]
+    return marks
+
+
+def locked_until(root: Path, tenant: str, archive: str) -> int:
+    return max(int(path.name) for path in (root / "tenants" / tenant / "locks" / archive).iterdir())
 
 
 def scrub_pack(path: Path) -> int:

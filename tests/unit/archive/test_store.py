@@ -109,7 +109,7 @@ def archive_once_full(store, keys, disk, full: Event) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+@pytest.mark.parametrize("call", ["write", "fsync", "link"])
 def test_a_full_repository_is_told_and_loses_nothing(store, alice, disk, monkeypatch, code, call):
     archive(store, alice, disk, "a1")
     before = bytes(disk.content)
@@ -120,7 +120,7 @@ def test_a_full_repository_is_told_and_loses_nothing(store, alice, disk, monkeyp
         if full.is_set():
             raise OSError(code, os.strerror(code))
 
-    real_fsync, real_rename, real_write = os.fsync, store_module.Path.rename, store_module.FolderObject.write
+    real_fsync, real_link, real_write = os.fsync, store_module.os.link, store_module.FolderObject.write
 
     def write(self, data):
         with self._store.translated("x"):
@@ -129,8 +129,8 @@ def test_a_full_repository_is_told_and_loses_nothing(store, alice, disk, monkeyp
 
     if call == "fsync":
         monkeypatch.setattr(store_module.os, "fsync", lambda fd: (fail(), real_fsync(fd)))
-    elif call == "rename":
-        monkeypatch.setattr(store_module.Path, "rename", lambda self, to: (fail(), real_rename(self, to))[1])
+    elif call == "link":
+        monkeypatch.setattr(store_module.os, "link", lambda *paths: (fail(), real_link(*paths))[1])
     else:
         monkeypatch.setattr(store_module.FolderObject, "write", write)
     with pytest.raises(RepositoryFull, match="make room"):
@@ -150,3 +150,15 @@ def test_a_store_that_fails_in_another_way_is_unavailable(store, alice, monkeypa
     monkeypatch.setattr(store_module.os, "fsync", fail)
     with pytest.raises(RepositoryUnavailable, match="check its file system"):
         archive(store, alice, Disk(MIB), "a1")
+
+
+def test_a_file_system_without_links_is_served_as_well(store, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(store_module.os, "link", refuse)
+    store.put("tenants/t/packs/x", b"1")
+    with pytest.raises(Conflict):
+        store.put("tenants/t/packs/x", b"2")
+    assert store.get("tenants/t/packs/x") == b"1"
+    assert list((store.root / "unfinished").iterdir()) == []
