@@ -15,7 +15,7 @@ from tests.faults.installation import Installation
 from tests.faults.programs import Program, family, is_alive, kill
 from tests.faults.waiting import finish, until
 
-WHOLE = {"main": 1, "sentinel": 1, "child": 4, "readers main": 1, "readers sentinel": 1, "reader": 3}
+WHOLE = {"main": 1, "sentinel": 1, "child": 6, "readers main": 1, "readers sentinel": 1, "reader": 3}
 """Of a worker with one reader: monitors and pushers count as children."""
 
 
