@@ -104,7 +104,7 @@ SNAPSHOTS = (
     Sentence(
         (vim.fault.SnapshotFault,),
         SnapshotFailed,
-        "The snapshot could not be taken; it is tried again later.",
+        "The snapshot could not be taken; the next run tries again.",
         "vCenter could not take the snapshot: {detail} Look at the VM's events in vCenter.",
     ),
 )

@@ -56,7 +56,7 @@ def test_a_run_is_paused_goes_on_and_what_failed_is_retried(page: Page, installa
     page.get_by_role("button", name="Resume").click()
     expect(page.locator("[data-live-state=failed]")).to_be_visible(timeout=LIVE_MS)
     expect(page.locator(".lead-in").first).to_contain_text("3 of 4 VMs backed up.")
-    expect(page.get_by_text("The snapshot file cannot be made.").first).to_be_visible()
+    expect(page.get_by_text("The snapshot could not be taken").first).to_be_visible()
     first = page.url
 
     want_faults(installation)

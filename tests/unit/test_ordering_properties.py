@@ -43,14 +43,14 @@ def test_no_policy_beats_the_bound(fleet: list[Candidate], policy: str, readers:
 @given(fleets(30))
 def test_the_bound_is_reached_by_one_reader(fleet: list[Candidate]) -> None:
     least_kb = exposure_kb(in_order("least_disturbance", fleet), 1)
-    assert abs(exposure_bound_kb(fleet, 1) - least_kb) <= least_kb * 1e-9
+    assert abs(exposure_bound_kb(fleet, 1) - least_kb) <= least_kb * 1e-9 + 1e-300
 
 
 @given(fleets(30), st.integers(1, 40))
 def test_the_bound_is_reached_where_every_vm_has_a_reader_of_its_own(fleet: list[Candidate], more: int) -> None:
     readers = len(fleet) + more
     alone_kb = sum(c.load_kbps * c.expected_s for c in fleet)
-    assert abs(exposure_bound_kb(fleet, readers) - alone_kb) <= alone_kb * 1e-9
+    assert abs(exposure_bound_kb(fleet, readers) - alone_kb) <= alone_kb * 1e-9 + 1e-300
 
 
 @given(fleets(30), st.integers(2, 8))
