@@ -18,6 +18,7 @@ class Queued(Candidate):
     datastore: str = ""
     alone: bool = False
     raised: int = 0
+    """Raised by hand: the highest goes before every priority."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Situation:
     """By how much snapshots on a datastore may grow from now on, all together."""
     open_on: Collection[str] = ()
     open_hosts: Collection[str] = ()
+    """Hosts with open snapshots, of whatever run."""
     """Datastores with open snapshots, of whatever run: their room comes back."""
 
     @property
@@ -66,6 +68,8 @@ class Batch:
 
 
 Group = list[Queued]
+WORTH_TELLING_KB = 1024.0
+"""A snapshot that is not expected to grow by more needs no room: an idle VM is backed up on a full datastore, too."""
 
 
 def next_batch(queued: Sequence[Queued], limits: Limits, situation: Situation | None = None) -> Batch:
@@ -86,7 +90,16 @@ def next_batch(queued: Sequence[Queued], limits: Limits, situation: Situation | 
         groups = _within_budget(groups, limits, situation, reasons, refused)
     taken = [q.id for q in _flat(groups)]
     rest = {q.id for q in queued} - set(taken) - set(refused)
-    return Batch(taken, {id_: reasons.get(id_, "It is tried again alone.") for id_ in rest}, refused)
+    left = {id_: reasons.get(id_, "It is tried again alone.") for id_ in rest}
+    return Batch(taken, left, refused, _taken_alone(groups, limits, situation))
+
+
+def _taken_alone(groups: list[Group], limits: Limits, situation: Situation) -> frozenset[str]:
+    if not limits.hold_budget_s:
+        return frozenset()
+    idle = Situation(free_at=[0.0] * len(situation.free_at))
+    late = [group for group in groups if max(_holds_s([group], limits, idle).values()) > limits.hold_budget_s]
+    return frozenset(q.id for group in late for q in group) | {q.id for q in _flat(groups) if q.alone}
 
 
 def _in_order(queued: Sequence[Queued], limits: Limits) -> list[Group]:
@@ -95,7 +108,9 @@ def _in_order(queued: Sequence[Queued], limits: Limits) -> list[Group]:
     for q in queued:
         groups.setdefault(q.vapp if limits.vapps_whole and q.vapp else f"vm {q.id}", []).append(q)
     priorities = POLICIES[limits.policy](queued)
-    return sorted(groups.values(), key=lambda group: -max(priorities[q.id].value for q in group))
+    return sorted(
+        groups.values(), key=lambda group: max((q.raised, priorities[q.id].value) for q in group), reverse=True
+    )
 
 
 def _within_size(groups: list[Group], limits: Limits, reasons: dict[str, str]) -> list[Group]:
@@ -112,13 +127,13 @@ def _within_size(groups: list[Group], limits: Limits, reasons: dict[str, str]) -
 
 def _within_caps(groups: list[Group], situation: Situation, reasons: dict[str, str]) -> list[Group]:
     """A group that a cap holds back does not hold back those on other datastores and hosts. A vApp larger than the
-    cap is taken when it would be the only one."""
-    datastores = _Cap("datastore", lambda q: q.datastore, situation.snapshots_left_on_datastore)
-    hosts = _Cap("host", lambda q: q.host, situation.snapshots_left_on_host)
+    cap is taken where no other snapshot of ours is open, and takes no company."""
+    datastores = _Cap("datastore", lambda q: q.datastore, situation.snapshots_left_on_datastore, situation.open_on)
+    hosts = _Cap("host", lambda q: q.host, situation.snapshots_left_on_host, situation.open_hosts)
     kept: list[Group] = []
     for group in groups:
         full = datastores.full_for(group) or hosts.full_for(group)
-        if full and (kept or not situation.idle or len(group) == 1):
+        if full and (len(group) == 1 or datastores.used_by(group) or hosts.used_by(group)):
             _tell([group], reasons, f"Left for later: the {full} holds as many open snapshots as it may.")
             continue
         kept.append(group)
@@ -128,16 +143,23 @@ def _within_caps(groups: list[Group], situation: Situation, reasons: dict[str, s
 
 
 class _Cap:
-    def __init__(self, kind: str, place_of: Callable[[Queued], str], left: Mapping[str, int]) -> None:
-        self._kind, self._place_of, self._left = kind, place_of, dict(left)
+    def __init__(
+        self, kind: str, place_of: Callable[[Queued], str], left: Mapping[str, int], used: Collection[str]
+    ) -> None:
+        self._kind, self._place_of, self._left, self._used = kind, place_of, dict(left), set(used)
 
     def full_for(self, group: Group) -> str:
         wanted = Counter(self._place_of(q) for q in group)
         full = [place for place, count in wanted.items() if self._left.get(place, count) < count]
         return f"{self._kind} {full[0]}" if full else ""
 
+    def used_by(self, group: Group) -> bool:
+        """Whether somebody's snapshot is open, or chosen to be, where the group lies and a cap holds."""
+        return any(self._place_of(q) in self._used and self._place_of(q) in self._left for q in group)
+
     def take(self, group: Group) -> None:
         for q in group:
+            self._used.add(self._place_of(q))
             if self._place_of(q) in self._left:
                 self._left[self._place_of(q)] -= 1
 
@@ -155,7 +177,7 @@ def _within_room(
         kept: list[Group] = []
         for group in reversed(groups):
             own_kb = sum(q.load_kbps * holds_s[q.id] for q in group if q.datastore == datastore)
-            if growth_kb <= room_kb or not own_kb:
+            if growth_kb <= room_kb or own_kb < WORTH_TELLING_KB:
                 kept.append(group)
                 continue
             growth_kb -= own_kb
@@ -169,7 +191,7 @@ def _outgrows_alone(group: Group, limits: Limits, situation: Situation, refused:
     for datastore in {q.datastore for q in group} - set(situation.open_on):
         growth_kb = sum(q.load_kbps * holds_s[q.id] for q in group if q.datastore == datastore)
         room_kb = situation.room_kb.get(datastore, math.inf)
-        if growth_kb > room_kb:
+        if growth_kb > max(room_kb, WORTH_TELLING_KB):
             told = f"{_room(datastore, room_kb)}, and this one is expected to grow by {growth_kb / 1e6:.2f} GB"
             _tell([group], refused, f"Not snapshotted: {told}. Free some space.")
             return True
@@ -183,7 +205,7 @@ def _room(datastore: str, room_kb: float) -> str:
 def _holds_s(groups: list[Group], limits: Limits, situation: Situation) -> dict[str, float]:
     every = [*situation.waiting, *_flat(groups)]
     priorities = POLICIES[limits.policy](every)
-    order = sorted(every, key=lambda q: (-priorities[q.id].value, q.name, q.id))
+    order = sorted(every, key=lambda q: (-q.raised, -priorities[q.id].value, q.name, q.id))
     return dict(zip((q.id for q in order), completions(order, situation.free_at), strict=True))
 
 

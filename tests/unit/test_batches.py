@@ -1,11 +1,13 @@
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backups.batches import Limits, Queued, Situation, next_batch
 
 
-def queued(id_: str, load_kbps: float, vapp: str = "", expected_s: float = 1.0, **places: str) -> Queued:
-    return Queued(id=id_, name=id_, vapp=vapp, load_kbps=load_kbps, expected_s=expected_s, **places)
+def queued(id_: str, load_kbps: float, vapp: str = "", expected_s: float = 1.0, **more: Any) -> Queued:
+    return Queued(id=id_, name=id_, vapp=vapp, load_kbps=load_kbps, expected_s=expected_s, **more)
 
 
 fleets = st.lists(
@@ -107,12 +109,13 @@ def test_a_vm_that_cannot_keep_the_budget_is_taken_alone_once_the_others_are_don
     assert first.taken == ["small"]
     assert "Left to the end" in first.left["huge"]
     assert next_batch([huge], Limits(hold_budget_s=30), Situation(free_at=[3.0])).taken == []
-    assert next_batch([huge], Limits(hold_budget_s=30)).taken == ["huge"]
+    last = next_batch([huge], Limits(hold_budget_s=30))
+    assert (last.taken, last.alone) == (["huge"], {"huge"}), "it is let finish"
 
 
 def test_snapshots_never_take_more_room_than_the_datastore_has() -> None:
-    fleet = [queued("a", 100, expected_s=10, datastore="d"), queued("b", 50, expected_s=10, datastore="d")]
-    situation = Situation(room_kb={"d": 1500})
+    fleet = [queued("a", 1000, expected_s=10, datastore="d"), queued("b", 500, expected_s=10, datastore="d")]
+    situation = Situation(room_kb={"d": 15000})
     batch = next_batch(fleet, Limits(), situation)
     assert batch.taken == ["a"]
     assert "have room for" in batch.left["b"]
@@ -130,6 +133,26 @@ def test_a_vm_waits_while_other_snapshots_take_the_room_that_will_come_back() ->
     batch = next_batch(fleet, Limits(), Situation(room_kb={"d": 1500}, open_on={"d"}))
     assert batch.refused == {}
     assert list(batch.left) == ["a"]
+
+
+def test_an_idle_vm_is_backed_up_on_a_datastore_without_any_room() -> None:
+    fleet = [queued("idle", 0, datastore="d"), queued("busy", 5000, datastore="d")]
+    batch = next_batch(fleet, Limits(), Situation(room_kb={"d": -1e6}))
+    assert batch.taken == ["idle"]
+    assert list(batch.refused) == ["busy"]
+
+
+def test_a_vapp_larger_than_the_cap_is_taken_where_no_snapshot_is_open_and_nowhere_else() -> None:
+    vapp = [queued("web", 9, "shop", datastore="d"), queued("db", 1, "shop", datastore="d")]
+    small = Situation(snapshots_left_on_datastore={"d": 1})
+    assert sorted(next_batch(vapp, Limits(), small).taken) == ["db", "web"]
+    filled = Situation(snapshots_left_on_datastore={"d": 0}, open_on={"d"})
+    assert next_batch(vapp, Limits(), filled).taken == []
+
+
+def test_a_vm_raised_by_hand_is_in_the_next_batch() -> None:
+    fleet = [queued("busy", 9), queued("idle", 1, raised=1)]
+    assert next_batch(fleet, Limits(batch_size=1)).taken == ["idle"]
 
 
 def test_repeating_until_nothing_is_left_takes_each_vm_once() -> None:
