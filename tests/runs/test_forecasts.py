@@ -1,6 +1,6 @@
 import pytest
 
-from backups.models import Plan, VCenter
+from backups.models import LoadSample, Plan, VCenter
 from backups.services.forecasts import compare_plan, forecast_plan
 from backups.services.plans import create_plan
 from backups.services.runs import start_run
@@ -39,6 +39,7 @@ def test_orders_batches_and_readers_are_compared(plan: Plan, finish) -> None:
 def test_a_datastore_short_of_room_is_foreseen(plan: Plan, platform: FakePlatform, finish) -> None:
     finish(start_run(None, plan))
     VCenter.objects.get().datastores.update(free_bytes=0)
+    LoadSample.objects.update(write_kbps=1e6)
     told = forecast_plan(plan)
     assert {told.names[id_] for id_ in told.left_out} == {"shop-db", "shop-web", "shop-idle"}
 
