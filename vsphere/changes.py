@@ -62,7 +62,7 @@ def _slices(session: Session, vm_ref: str, snapshot_ref: str | None, disk: Disk,
     while at < disk.capacity_bytes:
         answer = _query(session, vm_ref, snapshot_ref, disk, change_id, at)
         end = answer.startOffset + answer.length
-        if end <= at:
+        if end <= at or answer.startOffset > at:
             raise ChangeTrackingUnusable(f"vCenter's account of what changed stops at byte {at} of {disk.label}.")
         for area in sorted(answer.changedArea or (), key=lambda each: each.start):
             yield Area(start=area.start, length=area.length)

@@ -12,6 +12,7 @@ from uuid import uuid4
 from pyVmomi import vim, vmodl
 
 from backups.differences import difference
+from backups.errors import PlatformUnreachable
 from backups.platform import Inventory, InventoryChange
 from vsphere import tags
 from vsphere.inventory import PATHS, Mirror, compact
@@ -40,6 +41,8 @@ class InventoryWatch:
         self._told: Inventory | None = None
         self._tags: dict[str, tuple[str, ...]] = {}
         self._tags_read_at = 0.0
+        self._untold = False
+        """Whether the mirror holds news that no call has told: reading tags may fail after them."""
 
     def next(self, since: str | None, wait_s: float) -> InventoryChange:
         with self._lock:
@@ -60,18 +63,19 @@ class InventoryWatch:
         deadline = time.monotonic() + wait_s
         while True:
             left_s = max(0.0, deadline - time.monotonic())
-            news = self._session.call(partial(self._updates, wait_s=min(left_s, POLL_S)))
+            self._untold |= self._session.call(partial(self._updates, wait_s=min(left_s, POLL_S)))
             if time.monotonic() - self._tags_read_at > TAGS_S:
-                news |= self._read_tags()
-            now = self._mirror.inventory(self._tags) if news else told
+                self._untold |= self._read_tags()
+            now = self._mirror.inventory(self._tags) if self._untold else told
             change = difference(told, now, self._told_version)
             if not change.is_empty:
                 return self._tell(replace(change, version=uuid4().hex), now)
+            self._untold = False
             if left_s <= 0:
                 return change
 
     def _tell(self, change: InventoryChange, now: Inventory) -> InventoryChange:
-        self._told, self._told_version = now, change.version
+        self._told, self._told_version, self._untold = now, change.version, False
         return change
 
     def _read_tags(self) -> bool:
@@ -87,7 +91,9 @@ class InventoryWatch:
         collector.CreateFilter(in_view(view, PATHS), False)
         self._collector_ref, self._collector_version = collector._moId, ""
         self._mirror = Mirror(self._session.content.about.instanceUuid)
-        self._updates(stub, POLL_S)
+        if not self._updates(stub, POLL_S):
+            # Taken for an answer, it would say that everything has gone.
+            raise PlatformUnreachable("vCenter does not tell its inventory at the moment; it is tried again later.")
 
     def _end(self, stub: Any) -> None:
         """vCenter keeps only so many collectors in a session."""

@@ -65,6 +65,7 @@ def recover_as_new(
 def recover_in_place(platform: Platform, archive: ArchiveReader, *, vm_ref: str, watch: Watch) -> Recovered:
     """Brings the powered-off VM back to what it was; only what differs is written. What change tracking says of the
     time since the archive is compared, and a sample of the rest; without it, everything."""
+    platform.consolidate(vm_ref)
     platform.reconfigure_vm(vm_ref, config_of(archive))
     suspects = {disk.key: _suspects(platform, archive, disk, vm_ref) for disk in archive.disks}
     written, before = 0, 0

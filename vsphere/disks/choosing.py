@@ -51,6 +51,8 @@ def open_current_disk(session: Session, folder: FolderClient, vm_ref: str, disk_
     device = idle_disk(session, vm_ref, disk_key)
 
     def over_datastore(_why: str) -> DiskReader:
+        if getattr(device.backing, "parent", None) is not None:
+            raise DiskUnreadable("the disk lies on another, so its file alone is not its state")
         return _datastore_reader(session, folder, device, f"the VM is powered off, and {RANGES}")
 
     def over_nfc(why: str) -> DiskReader:

@@ -8,7 +8,7 @@ from typing import Self
 
 from pyVmomi import vim
 
-from backups.errors import DiskUnreadable, PlatformError
+from backups.errors import DiskUnreadable, PlatformError, RecoveryRefused
 from backups.platform import DiskWriter
 from vsphere.changes import switch_tracking
 from vsphere.disks.folder import Answer, Body, File, FolderClient
@@ -26,6 +26,9 @@ PIECE_BYTES = 2**20
 
 def open_for_writing(session: Session, folder: FolderClient, vm_ref: str, disk_key: int) -> DiskWriter:
     device = idle_disk(session, vm_ref, disk_key)
+    if getattr(device.backing, "parent", None) is not None:
+        # What is written into a base is hidden by the delta on top of it.
+        raise RecoveryRefused("The VM's disks lie on one another; consolidate them in vCenter, or recover it as new.")
     file, capacity_bytes = flat_file(session, device), disk_of(device).capacity_bytes
     writer: DiskWriter
     if takes_ranges(folder, file, capacity_bytes):

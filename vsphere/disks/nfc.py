@@ -129,7 +129,12 @@ class NfcReader:
             self._resume()
         except TRANSPORT_ERRORS as error:
             raise _broken(error) from error
-        self._spool = Spool(spool_bytes, self._export.grain_bytes)
+        try:
+            self._spool = Spool(spool_bytes, self._export.grain_bytes)
+        except OSError as error:
+            # Else the lease would be kept alive, and the VM held, until this process ends.
+            self._export.close()
+            raise DiskUnreadable(f"There is no room to spool the disk ({error}); free some on this host.") from error
 
     def _resume(self) -> None:
         """A new pass, in which the grains that have gone by already are passed over."""

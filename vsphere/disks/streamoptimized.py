@@ -25,6 +25,7 @@ AT_END = 2**64 - 1
 """The grain directory's offset is in the footer."""
 MARKER = struct.Struct("<QI")
 GRAIN_MARKER_BYTES = MARKER.size
+KIND = OFFSET = struct.Struct("<I")
 END_OF_STREAM, GRAIN_TABLE, GRAIN_DIRECTORY, FOOTER = range(4)
 GRAIN_LIMITS = range(8, 2049)
 """Sectors: from 4 KiB, the format's least, to 1 MiB."""
@@ -47,6 +48,8 @@ class Header:
     capacity_bytes: int
     grain_bytes: int
     overhead_bytes: int
+    tables_follow: bool
+    """As in what vCenter sends; qemu, which can seek, puts them in front without telling so."""
 
 
 def damaged(why: str) -> DiskUnreadable:
@@ -66,13 +69,13 @@ def read_header(stream: Stream) -> Header:
     if grain not in GRAIN_LIMITS or grain & (grain - 1) or not 1 <= overhead <= LONGEST_OVERHEAD_SECTORS:
         raise damaged("its header makes no sense")
     _skip(stream, (overhead - 1) * SECTOR_BYTES)
-    return Header(capacity * SECTOR_BYTES, grain * SECTOR_BYTES, overhead * SECTOR_BYTES)
+    return Header(capacity * SECTOR_BYTES, grain * SECTOR_BYTES, overhead * SECTOR_BYTES, fields[9] == AT_END)
 
 
 def grains(stream: Stream, header: Header) -> Iterator[tuple[int, bytes]]:
     """(start, data) of each grain that is there, ascending; the last one is cut at the disk's end. Ends at the
     end-of-stream marker alone. Raises DiskUnreadable."""
-    position = 0
+    position = seen = listed = 0
     while True:
         raw = _exactly(stream, SECTOR_BYTES)
         number, size = MARKER.unpack_from(raw)
@@ -81,11 +84,14 @@ def grains(stream: Stream, header: Header) -> Iterator[tuple[int, bytes]]:
             if start % header.grain_bytes or not position <= start < header.capacity_bytes:
                 raise damaged(f"a grain for byte {start} comes out of its place")
             yield start, _grain(stream, raw, size, header, start)
-            position = start + header.grain_bytes
-        elif (kind := raw[GRAIN_MARKER_BYTES]) == END_OF_STREAM:
+            position, seen = start + header.grain_bytes, seen + 1
+        elif (kind := KIND.unpack_from(raw, GRAIN_MARKER_BYTES)[0]) == END_OF_STREAM:
+            if header.tables_follow and seen != listed:
+                # A run of zeros looks like the end, too.
+                raise damaged(f"its tables tell of {listed} grains, and {seen} came")
             return
         else:
-            _skip_metadata(stream, header, kind, number)
+            listed += _metadata(stream, header, kind, number)
 
 
 def _grain(stream: Stream, first: bytes, size: int, header: Header, start: int) -> bytes:
@@ -105,13 +111,18 @@ def _grain(stream: Stream, first: bytes, size: int, header: Header, start: int) 
     return data[:wanted]
 
 
-def _skip_metadata(stream: Stream, header: Header, kind: int, sectors: int) -> None:
-    """The tables say where the grains are in the file, which a stream need not know."""
+def _metadata(stream: Stream, header: Header, kind: int, sectors: int) -> int:
+    """The tables say where the grains are in the file, which a stream need not know; but how many. Answers with the
+    grains that a table tells of: 0 is none, 1 one of zeros."""
     grain_count = -(-header.capacity_bytes // header.grain_bytes)
     most = 4 * (grain_count + 2 * TABLE_GRAINS) // SECTOR_BYTES + 1
     if kind not in (GRAIN_TABLE, GRAIN_DIRECTORY, FOOTER) or sectors > most:
         raise damaged(f"it has an unknown part (kind {kind}, {sectors} sectors)")
-    _skip(stream, sectors * SECTOR_BYTES)
+    if kind != GRAIN_TABLE:
+        _skip(stream, sectors * SECTOR_BYTES)
+        return 0
+    table = _exactly(stream, sectors * SECTOR_BYTES)
+    return sum(offset > 1 for (offset,) in OFFSET.iter_unpack(table))
 
 
 def _exactly(stream: Stream, length: int) -> bytes:

@@ -161,3 +161,19 @@ def test_another_kind_of_disk_is_told_apart() -> None:
     struct.pack_into("<I", plain, 8, 1)
     with pytest.raises(DiskUnreadable, match="not a stream-optimised one"):
         read_header(io.BytesIO(plain))
+
+
+def test_zeros_in_the_middle_are_not_taken_for_the_end() -> None:
+    """As a host that loses blocks sends them: half a disk would be archived as zeros."""
+    raw = bytearray(encoded(64 * GRAIN_BYTES, (0, random.Random(1).randbytes(40 * GRAIN_BYTES))))
+    middle = len(raw) // 2 // SECTOR_BYTES * SECTOR_BYTES
+    while MARKER.unpack_from(raw, middle)[1] > 2 * GRAIN_BYTES or not _begins_a_grain(raw, middle):
+        middle += SECTOR_BYTES
+    raw[middle:] = bytes(len(raw) - middle)
+    with pytest.raises(DiskUnreadable, match="damaged stream"):
+        decoded(bytes(raw))
+
+
+def _begins_a_grain(raw: bytearray, at: int) -> bool:
+    number, size = MARKER.unpack_from(raw, at)
+    return 0 < size <= 2 * GRAIN_BYTES and number % (GRAIN_BYTES // SECTOR_BYTES) == 0 and number < 64 * 128
