@@ -8,6 +8,7 @@ from uuid import UUID
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
+from django.urls import reverse
 
 from backups.engine.recovering import Placement
 from backups.errors import HotfirstError, InvalidRequest
@@ -67,6 +68,8 @@ def choose(request: HttpRequest, tenant: Tenant) -> HttpResponse:
 @told
 def review(request: HttpRequest, tenant: Tenant) -> HttpResponse:
     """Says what will happen; posted, it happens."""
+    if "again" in request.POST:
+        return _again(request, tenant)
     data = request.POST if request.method == "POST" else request.GET
     if data.get("mode") == RecoveryMode.IN_PLACE:
         enter(request.user, tenant.pk, Role.ADMIN)
@@ -83,6 +86,14 @@ def review(request: HttpRequest, tenant: Tenant) -> HttpResponse:
     if options.cleaned_data["mode"] == RecoveryMode.AS_NEW:
         _look_ahead(request, tenant, targets)
     return _say(request, targets, options.cleaned_data)
+
+
+def _again(request: HttpRequest, tenant: Tenant) -> HttpResponse:
+    """Other networks were chosen, and what they lead to is to be read before it happens."""
+    chosen = request.POST.copy()
+    for name in ("again", "csrfmiddlewaretoken"):
+        chosen.pop(name, None)
+    return redirect(f"{reverse('recover-review', args=[tenant.pk])}?{chosen.urlencode()}")
 
 
 def _look_ahead(request: HttpRequest, tenant: Tenant, targets: list[Target]) -> None:

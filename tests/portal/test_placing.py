@@ -50,6 +50,12 @@ def test_the_review_offers_networks_and_tells_what_will_lack(as_olivia: Browser,
     assert '<option value="to:network2" selected>' in page
 
 
+def test_other_networks_are_reviewed_before_anything_starts(as_olivia: Browser, chosen: dict[str, Any]) -> None:
+    wanted = chosen | {"0-network-network1": "to:network2", "again": "yes"}
+    assert "are moved to network2." in as_olivia.reads_after("recoveries/review/", **wanted)
+    assert not Recovery.objects.exists()
+
+
 def test_what_was_chosen_on_the_page_is_what_is_made(
     as_olivia: Browser,
     chosen: dict[str, Any],
