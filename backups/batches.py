@@ -1,11 +1,17 @@
 """Which VMs are snapshotted together next, and why the others are left for later."""
 
-import math
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+import heapq
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from backups.ordering import POLICIES, Candidate, completions
+
+LEAST_GROWTH_KB = 1000.0
+"""What grows by less needs no room of its own: it goes even where the reserve is used up."""
+Place = tuple[str, str]
+"""The kind, datastore or host, and the name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +24,7 @@ class Queued(Candidate):
     datastore: str = ""
     alone: bool = False
     raised: int = 0
+    """By hand: the highest before all others, whatever the policy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +53,8 @@ class Situation:
     room_kb: Mapping[str, float] = field(default_factory=dict)
     """By how much snapshots on a datastore may grow from now on, all together."""
     open_on: Collection[str] = ()
-    open_hosts: Collection[str] = ()
     """Datastores with open snapshots, of whatever run: their room comes back."""
+    open_hosts: Collection[str] = ()
 
     @property
     def idle(self) -> bool:
@@ -62,173 +69,331 @@ class Batch:
     refused: dict[str, str]
     """The ids that no later batch can take either, each with its reason."""
     alone: frozenset[str] = frozenset()
-    """The ids taken though they cannot keep the hold budget: they are let finish."""
-
-
-Group = list[Queued]
+    """The ids taken that cannot keep the hold budget, or could not: they are to finish all the same."""
 
 
 def next_batch(queued: Sequence[Queued], limits: Limits, situation: Situation | None = None) -> Batch:
     """The VMs of the highest priority first, whole vApps together: a batch may exceed `batch_size` rather than split a
-    vApp. Caps, the hold budget and the room on datastores only ever make it smaller."""
+    vApp. Caps, the hold budget and the room on datastores only ever make it smaller. A vApp larger than a cap is taken
+    by an idle run, first of its batch, if no snapshot is open on that place at all."""
     situation = situation or Situation()
-    reasons: dict[str, str] = {}
-    refused: dict[str, str] = {}
-    groups = _in_order([q for q in queued if not q.alone], limits)
-    if not situation.idle:
-        reasons |= {q.id: "It is tried again alone, once the others are done." for q in queued if q.alone}
-    elif not groups:
-        groups = [[q] for group in _in_order(queued, limits) for q in group][:1]
-    groups = _within_size(_within_caps(groups, situation, reasons), limits, reasons)
-    if situation.room_kb:
-        groups = _within_room(groups, limits, situation, reasons, refused)
-    if limits.hold_budget_s:
-        groups = _within_budget(groups, limits, situation, reasons, refused)
-    taken = [q.id for q in _flat(groups)]
-    rest = {q.id for q in queued} - set(taken) - set(refused)
-    return Batch(taken, {id_: reasons.get(id_, "It is tried again alone.") for id_ in rest}, refused)
+    return Queue(queued, limits, situation).take(situation, explain=True)
 
 
-def _in_order(queued: Sequence[Queued], limits: Limits) -> list[Group]:
-    """vApps whole, VMs outside one singly; the group with the VM of the highest priority first."""
-    groups: dict[str, Group] = {}
-    for q in queued:
-        groups.setdefault(q.vapp if limits.vapps_whole and q.vapp else f"vm {q.id}", []).append(q)
-    priorities = POLICIES[limits.policy](queued)
-    return sorted(groups.values(), key=lambda group: -max(priorities[q.id].value for q in group))
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """VMs that are taken together. `growth_kb`: by datastore, if nothing else were archived."""
+
+    vms: list[Queued]
+    rank: int
+    longest_s: float
+    growth_kb: dict[str, float]
+    places: Counter[Place]
+
+    @property
+    def growing_on(self) -> set[str]:
+        return {name for name, kb in self.growth_kb.items() if kb >= LEAST_GROWTH_KB}
 
 
-def _within_size(groups: list[Group], limits: Limits, reasons: dict[str, str]) -> list[Group]:
-    if limits.batch_size == 0:
-        return groups
-    size = 0
-    for number, group in enumerate(groups):
-        if number and size + len(group) > limits.batch_size:
-            _tell(groups[number:], reasons, f"Left for a later batch: {limits.batch_size} at a time.")
-            return groups[:number]
-        size += len(group)
-    return groups
+class Queue:
+    """VMs without a snapshot, put in order once for many batches. The limited places and the number of readers are
+    those of the situation that it is made with."""
+
+    def __init__(self, queued: Sequence[Queued], limits: Limits, situation: Situation) -> None:
+        self.rank = {q.id: rank for rank, q in enumerate(_archiving_order([*queued, *situation.waiting], limits))}
+        self.left = {q.id: q for q in queued}
+        self._limits, self._skipped = limits, dict[str, str]()
+        self._in_time, self._hopeless, self._alone = (_Line(situation) for _ in range(3))
+        for group in self._groups(len(situation.free_at)):
+            hopeless = 0 < limits.hold_budget_s < group.longest_s
+            if hopeless and limits.skip_over_budget:
+                _tell([group], self._skipped, f"Skipped: {_too_long(limits)}.")
+            else:
+                (self._alone if group.vms[0].alone else self._hopeless if hopeless else self._in_time).add(group)
+
+    def _groups(self, readers: int) -> Iterator[_Group]:
+        """vApps whole, VMs outside one singly; by the rank of their first."""
+        groups: dict[str, list[Queued]] = {}
+        for q in sorted(self.left.values(), key=lambda q: self.rank[q.id]):
+            together = self._limits.vapps_whole and q.vapp and not q.alone
+            groups.setdefault(f"vapp {q.vapp}" if together else f"vm {q.id}", []).append(q)
+        for vms in groups.values():
+            yield _group(vms, self.rank[vms[0].id], readers)
+
+    def take(self, situation: Situation, *, explain: bool = False) -> Batch:
+        """The next batch, which leaves the queue. Without `explain` it looks at little more than it takes, and tells of
+        none that is left."""
+        refused, reasons = self._skipped, dict[str, str]()
+        self._skipped = {}
+        choice = _Choice(self._limits, situation, self.rank, refused, reasons)
+        line, taken = self._in_time, choice.batch(self._in_time, explain=explain)
+        if not taken and situation.idle and (self._hopeless or not self._in_time):
+            line = self._hopeless or self._alone
+            again = _Choice(self._limits, situation, self.rank, refused, reasons)
+            taken = list(islice(again.fitting(line, explain=explain), 1))
+        line.remove(taken)
+        ids = [q.id for q in _flat(taken)]
+        for id_ in (*ids, *refused):
+            del self.left[id_]
+        left = self._why_left(reasons) if explain else {}
+        return Batch(ids, left, refused, frozenset() if line is self._in_time else frozenset(ids))
+
+    def _why_left(self, reasons: dict[str, str]) -> dict[str, str]:
+        told: dict[str, str] = {}
+        _tell(self._in_time.groups(), told, f"Left for a later batch: {self._limits.batch_size} at a time.")
+        _tell(self._hopeless.groups(), told, f"Left to the end: {_too_long(self._limits)}.")
+        _tell(self._alone.groups(), told, "It is tried again alone, once the others are done.")
+        return told | reasons
 
 
-def _within_caps(groups: list[Group], situation: Situation, reasons: dict[str, str]) -> list[Group]:
-    """A group that a cap holds back does not hold back those on other datastores and hosts. A vApp larger than the
-    cap is taken when it would be the only one."""
-    datastores = _Cap("datastore", lambda q: q.datastore, situation.snapshots_left_on_datastore)
-    hosts = _Cap("host", lambda q: q.host, situation.snapshots_left_on_host)
-    kept: list[Group] = []
-    for group in groups:
-        full = datastores.full_for(group) or hosts.full_for(group)
-        if full and (kept or not situation.idle or len(group) == 1):
-            _tell([group], reasons, f"Left for later: the {full} holds as many open snapshots as it may.")
-            continue
-        kept.append(group)
-        datastores.take(group)
-        hosts.take(group)
-    return kept
+def _archiving_order(vms: Sequence[Queued], limits: Limits) -> list[Queued]:
+    priorities = POLICIES[limits.policy](vms)
+    return sorted(vms, key=lambda q: (-q.raised, -priorities[q.id].value, q.name, q.id))
 
 
-class _Cap:
-    def __init__(self, kind: str, place_of: Callable[[Queued], str], left: Mapping[str, int]) -> None:
-        self._kind, self._place_of, self._left = kind, place_of, dict(left)
-
-    def full_for(self, group: Group) -> str:
-        wanted = Counter(self._place_of(q) for q in group)
-        full = [place for place, count in wanted.items() if self._left.get(place, count) < count]
-        return f"{self._kind} {full[0]}" if full else ""
-
-    def take(self, group: Group) -> None:
-        for q in group:
-            if self._place_of(q) in self._left:
-                self._left[self._place_of(q)] -= 1
+def _group(vms: list[Queued], rank: int, readers: int) -> _Group:
+    holds_s = completions(vms, [0.0] * readers)
+    growth_kb: defaultdict[str, float] = defaultdict(float)
+    for q, hold_s in zip(vms, holds_s, strict=True):
+        growth_kb[q.datastore] += q.load_kbps * hold_s
+    places = Counter([*(("datastore", q.datastore) for q in vms), *(("host", q.host) for q in vms)])
+    return _Group(vms, rank, max(holds_s), growth_kb, places)
 
 
-def _within_room(
-    groups: list[Group], limits: Limits, situation: Situation, reasons: dict[str, str], refused: dict[str, str]
-) -> list[Group]:
-    """Drops from the end what a datastore has no room for: Σ write rate × expected hold against what is free."""
-    groups = [group for group in groups if not _outgrows_alone(group, limits, situation, refused)]
-    holds_s = _holds_s(groups, limits, situation)
-    for datastore, room_kb in situation.room_kb.items():
-        growth_kb = sum(
-            q.load_kbps * holds_s[q.id] for q in (*situation.waiting, *_flat(groups)) if q.datastore == datastore
-        )
-        kept: list[Group] = []
-        for group in reversed(groups):
-            own_kb = sum(q.load_kbps * holds_s[q.id] for q in group if q.datastore == datastore)
-            if growth_kb <= room_kb or not own_kb:
-                kept.append(group)
+class _Line:
+    """Groups by rank, those that the same limits hold back in one bucket: where its first has no place, none has."""
+
+    def __init__(self, situation: Situation) -> None:
+        self._capped, self._roomy = set(_snapshots_left(situation)), set(situation.room_kb)
+        self._buckets: defaultdict[Hashable, list[_Group]] = defaultdict(list)
+
+    def _bucket_of(self, group: _Group) -> list[_Group]:
+        capped = frozenset((place, count) for place, count in group.places.items() if place in self._capped)
+        return self._buckets[capped, frozenset(self._roomy & group.growing_on), len(group.vms) > 1]
+
+    def add(self, group: _Group) -> None:
+        self._bucket_of(group).append(group)
+
+    def remove(self, groups: Iterable[_Group]) -> None:
+        for group in groups:
+            self._bucket_of(group).remove(group)
+
+    def buckets(self) -> list[list[_Group]]:
+        return [bucket for bucket in self._buckets.values() if bucket]
+
+    def groups(self) -> list[_Group]:
+        return [group for bucket in self._buckets.values() for group in bucket]
+
+    def __bool__(self) -> bool:
+        return any(self._buckets.values())
+
+
+class _Choice:
+    """Of one batch. Fills in who is refused, and why others are left."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        situation: Situation,
+        rank: Mapping[str, int],
+        refused: dict[str, str],
+        reasons: dict[str, str],
+    ) -> None:
+        self._limits, self._situation, self._rank = limits, situation, rank
+        self._refused, self._reasons = refused, reasons
+        self._caps, self._room = _Caps(situation), _Room(situation, rank)
+
+    def batch(self, line: _Line, *, explain: bool) -> list[_Group]:
+        fitting = self.fitting(line, explain=explain)
+        sized = self._within_size(fitting)
+        taken = self._room.without_last(self._within_budget(sized), self._reasons)
+        if explain:
+            _tell(sized, self._reasons, self._too_late())
+            deque(fitting, maxlen=0)
+        return taken
+
+    def fitting(self, line: _Line, *, explain: bool) -> Iterator[_Group]:
+        """The groups by rank that caps and room let in. One that is held back does not hold back those elsewhere."""
+        heads = [(bucket[0].rank, 0, bucket) for bucket in line.buckets()]
+        heapq.heapify(heads)
+        while heads:
+            _, at, bucket = heapq.heappop(heads)
+            group = bucket[at]
+            outgrown = self._room.outgrown_by(group)
+            hindered = "" if outgrown else self._caps.full_for(group) or self._room.lacking_for(group)
+            if hindered:
+                _tell(bucket[at:] if explain else (), self._reasons, hindered)
                 continue
-            growth_kb -= own_kb
-            _tell([group], reasons, f"Left for a later batch: {_room(datastore, room_kb)}, and all would take more.")
-        groups = kept[::-1]
-    return groups
+            if outgrown:
+                _tell([bucket.pop(at)], self._refused, outgrown)
+            next_at = at + (not outgrown)
+            if next_at < len(bucket):
+                heapq.heappush(heads, (bucket[next_at].rank, next_at, bucket))
+            if not outgrown:
+                self._caps.take(group)
+                self._room.take(group)
+                yield group
+
+    def _within_size(self, groups: Iterator[_Group]) -> Iterator[_Group]:
+        size = 0
+        for group in groups:
+            size += len(group.vms)
+            if 0 < self._limits.batch_size < size and size > len(group.vms):
+                return
+            yield group
+
+    def _within_budget(self, groups: Iterator[_Group]) -> list[_Group]:
+        """Just in time: only those that are expected to be done within the budget, however many of them come first. All
+        that come after the last reader that is free in time are late, and not looked at."""
+        if not self._limits.hold_budget_s:
+            return list(groups)
+        readers, in_time, seen = list(self._situation.free_at), Counter[int](), list[_Group]()
+        heapq.heapify(readers)
+        for q, group in self._in_archiving_order(groups, seen):
+            done_s = readers[0] + q.expected_s
+            if readers[0] > self._limits.hold_budget_s:
+                break
+            heapq.heapreplace(readers, done_s)
+            if group:
+                in_time[group.rank] += done_s <= self._limits.hold_budget_s
+        kept = [group for group in seen if in_time[group.rank] == len(group.vms)]
+        kept = kept or (seen[:1] if self._situation.idle else [])
+        _tell([group for group in seen if group not in kept], self._reasons, self._too_late())
+        return kept
+
+    def _in_archiving_order(
+        self, groups: Iterator[_Group], seen: list[_Group]
+    ) -> Iterator[tuple[Queued, _Group | None]]:
+        """With those that wait already. No more groups are taken from `groups` than it gets to."""
+        ahead: list[tuple[int, Queued, _Group | None]] = [(self._rank[q.id], q, None) for q in self._situation.waiting]
+        heapq.heapify(ahead)
+        for group in groups:
+            seen.append(group)
+            while ahead and ahead[0][0] < group.rank:
+                yield heapq.heappop(ahead)[1:]
+            for q in group.vms:
+                heapq.heappush(ahead, (self._rank[q.id], q, group))
+        while ahead:
+            yield heapq.heappop(ahead)[1:]
+
+    def _too_late(self) -> str:
+        return f"Left for a later batch: it would be held longer than {self._limits.hold_budget_s:.0f} s."
 
 
-def _outgrows_alone(group: Group, limits: Limits, situation: Situation, refused: dict[str, str]) -> bool:
-    holds_s = _holds_s([group], limits, Situation(free_at=[0.0] * len(situation.free_at)))
-    for datastore in {q.datastore for q in group} - set(situation.open_on):
-        growth_kb = sum(q.load_kbps * holds_s[q.id] for q in group if q.datastore == datastore)
-        room_kb = situation.room_kb.get(datastore, math.inf)
-        if growth_kb > room_kb:
-            told = f"{_room(datastore, room_kb)}, and this one is expected to grow by {growth_kb / 1e6:.2f} GB"
-            _tell([group], refused, f"Not snapshotted: {told}. Free some space.")
-            return True
-    return False
+class _Caps:
+    """How many snapshots may be open on datastores and hosts."""
+
+    def __init__(self, situation: Situation) -> None:
+        self._left = _snapshots_left(situation)
+        self._open = {("datastore", name) for name in situation.open_on} | {("host", n) for n in situation.open_hosts}
+        self._first = situation.idle
+
+    def full_for(self, group: _Group) -> str:
+        full = [place for place, count in group.places.items() if self._left.get(place, count) < count]
+        if not full or (self._first and len(group.vms) > 1 and self._open.isdisjoint(full)):
+            return ""
+        return f"Left for later: the {' '.join(full[0])} holds as many open snapshots as it may."
+
+    def take(self, group: _Group) -> None:
+        self._first = False
+        for place, count in group.places.items():
+            if place in self._left:
+                self._left[place] -= count
+
+
+def _snapshots_left(situation: Situation) -> dict[Place, int]:
+    datastores = {("datastore", name): left for name, left in situation.snapshots_left_on_datastore.items()}
+    return datastores | {("host", name): left for name, left in situation.snapshots_left_on_host.items()}
+
+
+class _Room:
+    """Σ write rate × expected hold on each datastore against what is free. Where one that grows finds no room all after
+    it wait too, so that small ones never overtake a large one for ever."""
+
+    def __init__(self, situation: Situation, rank: Mapping[str, int]) -> None:
+        self._situation, self._rank = situation, rank
+        self._free_kb = dict(situation.room_kb)
+        self._readers = list(situation.free_at)
+        heapq.heapify(self._readers)
+        self._full: set[str] = set()
+        waiting_s = self._holds_s([])
+        for q in situation.waiting:
+            self._use(q, waiting_s[q.id])
+
+    def outgrown_by(self, group: _Group) -> str:
+        """Why no later batch has room for it either, if so. Room that open snapshots take comes back."""
+        for datastore in group.growing_on:
+            kb, room_kb = group.growth_kb[datastore], self._situation.room_kb.get(datastore)
+            if room_kb is not None and kb > room_kb and datastore not in self._situation.open_on:
+                told = f"{_room(datastore, room_kb)}, and this one is expected to grow by {_size(kb)}"
+                return f"Not snapshotted: {told}. Free some space."
+        return ""
+
+    def lacking_for(self, group: _Group) -> str:
+        growing_on = [datastore for datastore in group.growing_on if datastore in self._free_kb]
+        holds_s = completions(group.vms, self._readers) if growing_on else []
+        for datastore in growing_on:
+            kb = sum(q.load_kbps * s for q, s in zip(group.vms, holds_s, strict=True) if q.datastore == datastore)
+            if datastore in self._full or kb > self._free_kb[datastore]:
+                self._full.add(datastore)
+                return self._lack(datastore)
+        return ""
+
+    def take(self, group: _Group) -> None:
+        if not self._free_kb:
+            return
+        for q in group.vms:
+            self._use(q, self._readers[0] + q.expected_s)
+            heapq.heapreplace(self._readers, self._readers[0] + q.expected_s)
+
+    def _use(self, q: Queued, hold_s: float) -> None:
+        if q.datastore in self._free_kb:
+            self._free_kb[q.datastore] -= q.load_kbps * hold_s
+
+    def without_last(self, groups: list[_Group], reasons: dict[str, str]) -> list[_Group]:
+        """Those that wait, and vApps of both high and low priority, are archived in between: where that takes more than
+        `lacking_for` foresaw, the last give way."""
+        holds_s = self._holds_s(groups) if self._free_kb else {}
+        for datastore, room_kb in self._situation.room_kb.items():
+            growth_kb = self._growth_kb([*self._situation.waiting, *_flat(groups)], datastore, holds_s)
+            kept: list[_Group] = []
+            for group in reversed(groups):
+                if growth_kb <= room_kb or datastore not in group.growing_on:
+                    kept.append(group)
+                    continue
+                growth_kb -= self._growth_kb(group.vms, datastore, holds_s)
+                _tell([group], reasons, self._lack(datastore))
+            groups = kept[::-1]
+        return groups
+
+    def _holds_s(self, groups: Sequence[_Group]) -> dict[str, float]:
+        order = sorted([*self._situation.waiting, *_flat(groups)], key=lambda q: self._rank[q.id])
+        return dict(zip((q.id for q in order), completions(order, self._situation.free_at), strict=True))
+
+    @staticmethod
+    def _growth_kb(vms: Iterable[Queued], datastore: str, holds_s: Mapping[str, float]) -> float:
+        return sum(q.load_kbps * holds_s[q.id] for q in vms if q.datastore == datastore)
+
+    def _lack(self, datastore: str) -> str:
+        room = _room(datastore, self._situation.room_kb[datastore])
+        return f"Left for a later batch: {room}, and all would take more."
 
 
 def _room(datastore: str, room_kb: float) -> str:
-    return f"snapshots on {datastore} have room for {max(room_kb, 0) / 1e6:.2f} GB"
+    return f"snapshots on {datastore} have room for {_size(max(room_kb, 0))}"
 
 
-def _holds_s(groups: list[Group], limits: Limits, situation: Situation) -> dict[str, float]:
-    every = [*situation.waiting, *_flat(groups)]
-    priorities = POLICIES[limits.policy](every)
-    order = sorted(every, key=lambda q: (-priorities[q.id].value, q.name, q.id))
-    return dict(zip((q.id for q in order), completions(order, situation.free_at), strict=True))
+def _size(kb: float) -> str:
+    return f"{kb / 1e6:.2f} GB" if kb >= 1e6 or not kb else f"{kb / 1e3:.0f} MB"
 
 
-def _within_budget(
-    groups: list[Group], limits: Limits, situation: Situation, reasons: dict[str, str], refused: dict[str, str]
-) -> list[Group]:
-    """Just in time: only as many as are expected to be done within the budget. What cannot keep it even alone is
-    refused, or left to the end."""
-    budget_s = limits.hold_budget_s
-    groups = _without_hopeless(groups, limits, situation, reasons, refused)
-    while groups:
-        holds_s = _holds_s(groups, limits, situation)
-        late = [group for group in groups if max(holds_s[q.id] for q in group) > budget_s]
-        if len(late) == len(groups) and situation.idle:
-            late = late[1:]
-        if not late:
-            break
-        _tell(late, reasons, f"Left for a later batch: it would be held longer than {budget_s:.0f} s.")
-        dropped = {group[0].id for group in late}
-        groups = [group for group in groups if group[0].id not in dropped]
-    return groups
+def _too_long(limits: Limits) -> str:
+    return f"its archive alone is expected to take longer than {limits.hold_budget_s:.0f} s"
 
 
-def _without_hopeless(
-    groups: list[Group], limits: Limits, situation: Situation, reasons: dict[str, str], refused: dict[str, str]
-) -> list[Group]:
-    idle = Situation(free_at=[0.0] * len(situation.free_at))
-    fitting: list[Group] = []
-    hopeless: list[Group] = []
-    for group in groups:
-        longest_s = max(_holds_s([group], limits, idle).values())
-        (hopeless if longest_s > limits.hold_budget_s else fitting).append(group)
-    told = f"its archive alone is expected to take longer than {limits.hold_budget_s:.0f} s"
-    if limits.skip_over_budget:
-        _tell(hopeless, refused, f"Skipped: {told}.")
-        return fitting
-    if not fitting and situation.idle:
-        return hopeless[:1]
-    _tell(hopeless, reasons, f"Left to the end: {told}.")
-    return fitting
+def _flat(groups: Iterable[_Group]) -> list[Queued]:
+    return [q for group in groups for q in group.vms]
 
 
-def _flat(groups: Sequence[Group]) -> list[Queued]:
-    return [q for group in groups for q in group]
-
-
-def _tell(groups: Sequence[Group], reasons: dict[str, str], reason: str) -> None:
-    reasons.update({q.id: reason for group in groups for q in group})
+def _tell(groups: Iterable[_Group], reasons: dict[str, str], reason: str) -> None:
+    reasons.update({q.id: reason for group in groups for q in group.vms})

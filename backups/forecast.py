@@ -3,12 +3,12 @@ decider that takes the batches later."""
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backups.batches import Limits, Queued, Situation, next_batch
-from backups.ordering import POLICIES, exposure_bound_kb
+from backups.batches import Limits, Queue, Queued, Situation
+from backups.ordering import exposure_bound_kb
 
 NEVER = "No room came free for it."
 Choice = tuple[str, int, int]
@@ -77,22 +77,47 @@ class Forecast:
 
 
 @dataclass
+class _Open:
+    """The snapshots that are open, counted and summed up by place as they come and go."""
+
+    on_datastore: Counter[str] = field(default_factory=Counter)
+    on_host: Counter[str] = field(default_factory=Counter)
+    rate_kbps: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    offset_kb: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    removals: list[tuple[float, str, Queued, float]] = field(default_factory=list)
+
+    def add(self, vm: Queued, at: float, sign: int = 1) -> None:
+        self.on_datastore[vm.datastore] += sign
+        self.on_host[vm.host] += sign
+        self.rate_kbps[vm.datastore] += sign * vm.load_kbps
+        self.offset_kb[vm.datastore] += sign * vm.load_kbps * at
+        if not self.on_datastore[vm.datastore]:
+            self.rate_kbps[vm.datastore] = self.offset_kb[vm.datastore] = 0.0
+
+    def removed_until(self, now: float) -> None:
+        while self.removals and self.removals[0][0] <= now:
+            _, _, vm, taken_at = heapq.heappop(self.removals)
+            self.add(vm, taken_at, -1)
+
+    def grown_kb(self, datastore: str, now: float) -> float:
+        return max(now * self.rate_kbps[datastore] - self.offset_kb[datastore], 0.0)
+
+
+@dataclass
 class _Clock:
     """A run being played through."""
 
-    limits: Limits
     free_at: list[float]
     datastores: Mapping[str, Place]
     hosts: Mapping[str, Place]
     snapshot_s: float
-    queued: list[Queued]
-    values: dict[str, float]
+    places: dict[str, Queued]
+    open: _Open = field(default_factory=_Open)
     waiting: list[Queued] = field(default_factory=list)
     snapshot_at: dict[str, float] = field(default_factory=dict)
     batch_of: dict[str, int] = field(default_factory=dict)
     courses: dict[str, Course] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
-    places: dict[str, Queued] = field(default_factory=dict)
     batches: int = 0
 
 
@@ -107,16 +132,13 @@ def forecast(
 ) -> Forecast:
     """`snapshot_s`: what taking a batch's snapshots takes, during which those snapshots grow already."""
     clock = _Clock(
-        limits=limits,
         free_at=[0.0] * readers,
         datastores=datastores or {},
         hosts=hosts or {},
         snapshot_s=snapshot_s,
-        queued=list(vms),
-        values={id_: priority.value for id_, priority in POLICIES[limits.policy](vms).items()},
         places={vm.id: vm for vm in vms},
     )
-    _play(clock)
+    _play(clock, Queue(vms, limits, _situation(clock, 0.0)))
     peaks = _peaks_kb(clock)
     room = {name: place.room_kb for name, place in clock.datastores.items() if place.room_kb is not None}
     done = [vm for vm in vms if vm.id in clock.courses]
@@ -142,37 +164,39 @@ def compare(vms: Sequence[Queued], limits: Limits, choices: Iterable[Choice], **
     return sorted(found, key=lambda f: f.exposure_kb)
 
 
-def _play(clock: _Clock) -> None:
-    while clock.queued or clock.waiting:
+def _play(clock: _Clock, queue: Queue) -> None:
+    while queue.left or clock.waiting:
         now = clock.free_at[0]
-        if clock.queued and len(clock.waiting) < len(clock.free_at):
-            _take_batch(clock, now)
+        may_take = queue.left and len(clock.waiting) < len(clock.free_at)
+        changed = may_take and _take_batch(clock, queue, now)
         if clock.waiting:
             _archive_next(clock)
-        elif not _wait_for_a_reader(clock, now):
-            clock.left_out |= {vm.id: clock.left_out.get(vm.id, NEVER) for vm in clock.queued}
+        elif not changed and not _wait_for_a_reader(clock, now):
+            clock.left_out |= dict.fromkeys(queue.left, NEVER)
             return
 
 
-def _take_batch(clock: _Clock, now: float) -> None:
-    batch = next_batch(clock.queued, clock.limits, _situation(clock, now))
+def _take_batch(clock: _Clock, queue: Queue, now: float) -> bool:
+    batch = queue.take(_situation(clock, now))
     clock.left_out |= batch.refused
-    taken = set(batch.taken)
-    clock.batches += bool(taken)
-    for vm in clock.queued:
-        if vm.id in taken:
-            clock.snapshot_at[vm.id], clock.batch_of[vm.id] = now, clock.batches
-            clock.waiting.append(vm)
-    clock.waiting.sort(key=lambda vm: (-clock.values[vm.id], vm.name, vm.id))
-    clock.queued = [vm for vm in clock.queued if vm.id not in taken and vm.id not in batch.refused]
+    clock.batches += bool(batch.taken)
+    for id_ in batch.taken:
+        vm = clock.places[id_]
+        clock.snapshot_at[id_], clock.batch_of[id_] = now, clock.batches
+        clock.waiting.append(vm)
+        clock.open.add(vm, now)
+    if batch.taken:
+        clock.waiting.sort(key=lambda vm: queue.rank[vm.id], reverse=True)
+    return bool(batch.taken or batch.refused)
 
 
 def _archive_next(clock: _Clock) -> None:
-    vm = clock.waiting.pop(0)
+    vm = clock.waiting.pop()
     taken_at = clock.snapshot_at[vm.id]
     start = max(heapq.heappop(clock.free_at), taken_at + clock.snapshot_s)
     removed = start + vm.expected_s
     heapq.heappush(clock.free_at, removed)
+    heapq.heappush(clock.open.removals, (removed, vm.id, vm, taken_at))
     clock.courses[vm.id] = Course(
         id=vm.id,
         name=vm.name,
@@ -194,38 +218,27 @@ def _wait_for_a_reader(clock: _Clock, now: float) -> bool:
 
 
 def _situation(clock: _Clock, now: float) -> Situation:
-    open_vms = [clock.places[id_] for id_ in _open_at(clock, now)]
-    grown = _grown_kb(clock, open_vms, now)
+    clock.open.removed_until(now)
+    on_datastore, on_host = clock.open.on_datastore, clock.open.on_host
     return Situation(
         free_at=[max(at - now, 0.0) for at in clock.free_at],
         waiting=clock.waiting,
-        snapshots_left_on_datastore=_left(clock.datastores, open_vms, lambda vm: vm.datastore),
-        snapshots_left_on_host=_left(clock.hosts, open_vms, lambda vm: vm.host),
+        snapshots_left_on_datastore=_left(clock.datastores, on_datastore),
+        snapshots_left_on_host=_left(clock.hosts, on_host),
         room_kb={
-            name: place.room_kb - grown.get(name, 0.0)
+            name: place.room_kb - clock.open.grown_kb(name, now)
             for name, place in clock.datastores.items()
             if place.room_kb is not None
         },
-        open_on={vm.datastore for vm in open_vms},
+        open_on={name for name, count in on_datastore.items() if count},
+        open_hosts={name for name, count in on_host.items() if count},
     )
 
 
-def _open_at(clock: _Clock, now: float) -> list[str]:
-    if not (clock.datastores or clock.hosts):
-        return []
-    return [id_ for id_ in clock.snapshot_at if id_ not in clock.courses or clock.courses[id_].removed_s > now]
-
-
-def _grown_kb(clock: _Clock, open_vms: Sequence[Queued], now: float) -> dict[str, float]:
-    grown: defaultdict[str, float] = defaultdict(float)
-    for vm in open_vms:
-        grown[vm.datastore] += vm.load_kbps * (now - clock.snapshot_at[vm.id])
-    return grown
-
-
-def _left(places: Mapping[str, Place], open_vms: Sequence[Queued], place_of: Callable[[Queued], str]) -> dict[str, int]:
-    taken = Counter(place_of(vm) for vm in open_vms)
-    return {name: place.snapshots - taken[name] for name, place in places.items() if place.snapshots is not None}
+def _left(places: Mapping[str, Place], open_on: Mapping[str, int]) -> dict[str, int]:
+    return {
+        name: place.snapshots - open_on.get(name, 0) for name, place in places.items() if place.snapshots is not None
+    }
 
 
 def _peaks_kb(clock: _Clock) -> dict[str, float]:

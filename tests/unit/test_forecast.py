@@ -1,11 +1,13 @@
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backups.batches import Limits, Queued
+from backups.batches import Batch, Limits, Queue, Queued, Situation
 from backups.forecast import Place, compare, forecast
 from backups.ordering import POLICIES, exposure_kb, in_order
-from tests.unit.test_batches import fleets, limits, queued
+from tests.unit.test_batches import exact_fleets, fleets, limits, queued, slow_batch
 
 
 def test_all_together_costs_what_the_order_costs() -> None:
@@ -88,3 +90,44 @@ def test_every_vm_has_a_course_or_a_reason(
     assert sorted([c.id for c in told.courses] + list(told.left_out)) == sorted(q.id for q in fleet)
     assert all(told.left_out.values())
     assert all(c.hold_s >= 0 for c in told.courses)
+
+
+class SlowQueue(Queue):
+    """Puts all in order anew for each batch."""
+
+    def __init__(self, queued: Sequence[Queued], limits: Limits, situation: Situation) -> None:
+        super().__init__(queued, limits, situation)
+        self.limits = limits
+
+    def take(self, situation: Situation, *, explain: bool = False) -> Batch:
+        batch = slow_batch(list(self.left.values()), self.limits, situation)
+        for id_ in (*batch.taken, *batch.refused):
+            del self.left[id_]
+        return batch
+
+
+@given(exact_fleets, limits, st.integers(1, 3), st.none() | st.integers(0, 3), st.none() | st.integers(0, 10**7))
+def test_a_queue_that_is_ordered_once_gives_the_forecast_of_one_that_is_ordered_for_each_batch(
+    fleet: list[Queued], limits: Limits, readers: int, snapshots: int | None, room_kb: int | None
+) -> None:
+    room = None if room_kb is None else float(room_kb)
+    datastores = {"d1": Place(snapshots=snapshots, room_kb=room), "d2": Place(room_kb=room)}
+    hosts = {"h1": Place(snapshots=snapshots)}
+    told = forecast(fleet, limits, readers, datastores=datastores, hosts=hosts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("backups.forecast.Queue", SlowQueue)
+        slow = forecast(fleet, limits, readers, datastores=datastores, hosts=hosts)
+    assert told.courses == slow.courses
+    assert set(told.left_out) == set(slow.left_out)
+
+
+def test_what_was_raised_is_archived_first() -> None:
+    fleet = [queued("busy", 100, expected_s=10), queued("raised", 1, expected_s=20, raised=1)]
+    assert {c.name: c.start_s for c in forecast(fleet, Limits(), 1).courses} == {"raised": 0, "busy": 20}
+
+
+def test_one_that_is_refused_does_not_end_the_forecast() -> None:
+    fleet = [queued("a", 9, expected_s=90), *(queued(name, 1, expected_s=5) for name in "bc")]
+    told = forecast(fleet, Limits(batch_size=1, hold_budget_s=30, skip_over_budget=True), 1)
+    assert [course.name for course in told.courses] == ["b", "c"]
+    assert list(told.left_out) == ["a"]
