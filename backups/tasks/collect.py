@@ -9,7 +9,7 @@ from backups.models import Archive, Repository, Tenant
 from backups.models.archives import ArchiveState
 from backups.services.archives import finish_deleting, lock_as_the_rows_say
 from backups.services.repositories import open_store
-from backups.services.tenants import writing_keys
+from backups.services.tenants import publish_key, writing_keys
 
 log = logging.getLogger(__name__)
 GRACE_S = 24 * 3600
@@ -26,6 +26,7 @@ def collect(grace_s: float = GRACE_S) -> None:
 
 def _collect(repository: Repository, tenant: Tenant, grace_s: float) -> None:
     store = open_store(repository)
+    publish_key(store, tenant)
     lock_as_the_rows_say(store, repository, tenant)
     _finish_deletions(store, repository, tenant)
     gc.collect(store, str(tenant.pk), writing_keys(tenant), grace_s=grace_s)
