@@ -179,7 +179,13 @@ class EnrolForm(forms.Form):
 
 class RepositoryForm(forms.Form):
     name = forms.CharField(max_length=100)
-    path = forms.CharField(max_length=500, label="Folder", help_text="An absolute path on the hosts that archive.")
+    path = forms.CharField(
+        max_length=500,
+        label="Folder or address",
+        help_text="An absolute path on all hosts, or s3://bucket/prefix?endpoint=https://host&region=name. The keys of "
+        "a bucket are not written here: portal and workers find them in their environment, as AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY.",
+    )
 
 
 class AssignForm(forms.Form):
