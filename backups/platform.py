@@ -53,6 +53,8 @@ class Vm:
     tags: tuple[str, ...] = ()
     """`category/tag`, sorted."""
     template: bool = False
+    networks: tuple[str, ...] = ()
+    """The names of those that its cards are on, sorted."""
 
     @property
     def capacity_bytes(self) -> int:
@@ -77,6 +79,8 @@ class Host:
     name: str
     pool_ref: str
     """The root resource pool of the host's compute resource."""
+    networks: tuple[str, ...] = ()
+    """The names of those that it has, sorted."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
+from urllib.parse import quote, unquote
 
 from django import forms
 from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import validate_password
 
+from backups.engine.recovering import Placement
 from backups.models import Role, Tenant
 from backups.models.recoveries import RecoveryMode
 
+NETWORK, DISCONNECTED, TO = "network-", "disconnected", "to:"
 EXPIRIES = (("30", "30 days"), ("90", "90 days"), ("365", "A year"))
 
 
@@ -52,6 +55,52 @@ class TargetForm(forms.Form):
     def require_name(self, needed: bool) -> None:
         self.fields["new_name"].required = needed
         self.fields["new_name"].error_messages["required"] = "Give what is recovered a name."
+
+
+class PlacementForm(forms.Form):
+    """Where one vApp or VM goes as new; empty choices leave it as it was. The networks, which its archives name, are
+    asked for when those are known."""
+
+    host = forms.ChoiceField(required=False, label="Host")
+    datastore = forms.ChoiceField(required=False, label="Datastore")
+    same_identity = forms.BooleanField(
+        required=False,
+        label="Keep the identity of the original",
+        help_text="Only where the original VM has gone. Otherwise a VM gets new addresses and a new id.",
+    )
+
+    def __init__(self, *args: Any, homes: tuple[list[str], list[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name, offered in zip(("host", "datastore"), homes, strict=True):
+            field: Any = self.fields[name]
+            field.choices = [("", "As it was"), *((each, each) for each in offered)]
+
+    def offer(self, archived: Sequence[str], networks: Sequence[str]) -> None:
+        for name in archived:
+            choices = [("", f"{name}, as it was"), (DISCONNECTED, "Disconnected")]
+            choices[1:1] = [(f"{TO}{each}", each) for each in networks if each != name]
+            self.fields[NETWORK + quote(name, safe="")] = forms.ChoiceField(
+                choices=choices, required=False, label=f"Network {name}"
+            )
+
+    def network_fields(self) -> list[forms.BoundField]:
+        return [self[name] for name in self.fields if name.startswith(NETWORK)]
+
+    def placement(self) -> Placement:
+        """Networks as they were sent, so that a choice that is no longer offered is refused with its own words."""
+        data = self.cleaned_data
+        start = self.add_prefix(NETWORK)
+        networks = {
+            unquote(key.removeprefix(start)): None if value == DISCONNECTED else value.removeprefix(TO)
+            for key, value in self.data.items()
+            if key.startswith(start) and value
+        }
+        return Placement(
+            host=data["host"],
+            datastore=data["datastore"],
+            networks=networks,
+            same_identity=data["same_identity"],
+        )
 
 
 class LockForm(forms.Form):
@@ -130,7 +179,13 @@ class EnrolForm(forms.Form):
 
 class RepositoryForm(forms.Form):
     name = forms.CharField(max_length=100)
-    path = forms.CharField(max_length=500, label="Folder", help_text="An absolute path on the hosts that archive.")
+    path = forms.CharField(
+        max_length=500,
+        label="Folder or address",
+        help_text="An absolute path on all hosts, or s3://bucket/prefix?endpoint=https://host&region=name. The keys of "
+        "a bucket are not written here: portal and workers find them in their environment, as AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY.",
+    )
 
 
 class AssignForm(forms.Form):

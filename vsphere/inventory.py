@@ -26,13 +26,15 @@ VM_PATHS = (
     "parent",
     "parentVApp",
     "resourcePool",
+    "network",
 )
 DATASTORE_PATHS = ("summary.name", "summary.capacity", "summary.freeSpace", "summary.accessible")
 PATHS: dict[type, tuple[str, ...]] = {
     vim.VirtualMachine: VM_PATHS,
     vim.VirtualApp: ("name", "parentVApp", "parent", "parentFolder"),
     vim.ResourcePool: ("name", "parent"),
-    vim.HostSystem: ("name", "parent"),
+    vim.HostSystem: ("name", "parent", "network"),
+    vim.Network: ("name",),
     vim.ComputeResource: ("name", "parent", "resourcePool"),
     vim.Folder: ("name", "parent"),
     vim.Datacenter: ("name", "parent"),
@@ -118,6 +120,7 @@ class _Reading:
             pool=self._path(_ref(values.get("resourcePool"))),
             tags=self._tagged.get(found.ref, ()),
             template=bool(values.get("config.template")),
+            networks=self._networks(values),
         )
 
     def _vapp(self, found: Found) -> VApp:
@@ -134,7 +137,13 @@ class _Reading:
     def _host(self, found: Found) -> Host:
         cluster = self._objects.get(_ref(found.values.get("parent")))
         pool_ref = _ref(cluster.values.get("resourcePool")) if cluster else ""
-        return Host(ref=found.ref, name=plain_name(found.values["name"]), pool_ref=pool_ref)
+        name, networks = plain_name(found.values["name"]), self._networks(found.values)
+        return Host(ref=found.ref, name=name, pool_ref=pool_ref, networks=networks)
+
+    def _networks(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """By the names that archives know them by, which stay escaped."""
+        seen = (self._objects.get(_ref(each)) for each in values.get("network", ()))
+        return tuple(sorted({each.values["name"] for each in seen if each}))
 
     def _folder(self, folder_ref: str, vapp_ref: str | None) -> str:
         """What lies in a vApp has no folder of its own; the outermost vApp has one."""

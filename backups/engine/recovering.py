@@ -1,19 +1,30 @@
 """Archives back into VMs. Every step may be repeated: a recovery that was killed is simply done again."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from backups.archive.maps import CHUNK_BYTES, chunk_count, touched
 from backups.archive.reader import ArchivedDisk, ArchiveReader
 from backups.engine.watch import Watch
 from backups.errors import ChangeTrackingUnusable, RecoveryRefused
-from backups.platform import Disk, DiskWriter, Platform, Target, VmConfig
+from backups.platform import Disk, DiskWriter, Inventory, Platform, Target, VmConfig
 
 ZEROS = bytes(CHUNK_BYTES)
 SAMPLED_CHUNKS = 64
 """Of each disk, looked at before change tracking is believed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What of a VM that is recovered as new is to differ from its archive; empty: as it was, or where there is room."""
+
+    host: str = ""
+    datastore: str = ""
+    networks: Mapping[str, str | None] = field(default_factory=dict)
+    """The name of an archived network to that of the one to use instead; None: its cards stay disconnected."""
+    same_identity: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +48,25 @@ def config_of(archive: ArchiveReader) -> VmConfig:
     )
 
 
+def networks_of(config: VmConfig) -> set[str]:
+    return {card["network"] for card in config.settings.get("networks", ()) if card["network"]}
+
+
+def connected_as(config: VmConfig, placement: Placement) -> VmConfig:
+    """With the cards disconnected whose network is to be left; they can be connected again by hand."""
+    left = {name for name, instead in placement.networks.items() if instead is None}
+    if not left & networks_of(config):
+        return config
+    kept = config.settings["networks"]
+    cards = [card | {"start_connected": card["start_connected"] and card["network"] not in left} for card in kept]
+    return replace(config, settings=config.settings | {"networks": cards})
+
+
 def recover_as_new(
     platform: Platform,
     archive: ArchiveReader,
     *,
+    config: VmConfig,
     name: str,
     marker: str,
     target: Target,
@@ -49,7 +75,7 @@ def recover_as_new(
 ) -> Recovered:
     """A new, powered-off VM. `marker` finds it again if an earlier attempt made it already; `created` is told its
     ref before the first byte is written."""
-    vm_ref = platform.create_vm(config_of(archive), name, marker, target)
+    vm_ref = platform.create_vm(config, name, marker, target)
     created(vm_ref)
     written = 0
     for disk in archive.disks:
@@ -170,17 +196,34 @@ def _config_differences(wanted: VmConfig, got: VmConfig) -> list[str]:
     ]
 
 
-def choose_target(platform: Platform, *, host: str, datastore: str, vapp_ref: str | None, bytes_needed: int) -> Target:
-    """Where the VM lay when it was archived if that is still there, else where there is most room."""
+def choose_target(
+    platform: Platform, placement: Placement, *, host: str, datastore: str, vapp_ref: str | None, bytes_needed: int
+) -> Target:
+    """As the placement says; else where the VM lay when it was archived if that is still there, else where there is
+    most room."""
     seen = platform.inventory()
     if not seen.hosts or not seen.datastores:
         raise RecoveryRefused("This vCenter has no host or no datastore to recover to.")
+    home = next((h for h in seen.hosts if h.name == (placement.host or host)), None)
+    if placement.host and home is None:
+        raise RecoveryRefused(f"There is no host {placement.host} any more; choose another.")
+    return Target(
+        host_ref=(home or seen.hosts[0]).ref,
+        datastore=_roomy(seen, placement.datastore, datastore, bytes_needed),
+        vapp_ref=vapp_ref,
+        network_map={name: instead for name, instead in placement.networks.items() if instead is not None},
+        same_identity=placement.same_identity,
+    )
+
+
+def _roomy(seen: Inventory, wanted: str, before: str, bytes_needed: int) -> str:
     roomiest = max(seen.datastores, key=lambda d: d.free_bytes)
-    chosen = next((d for d in seen.datastores if d.name == datastore), roomiest)
-    if chosen.free_bytes < bytes_needed:
+    chosen = next((d for d in seen.datastores if d.name == (wanted or before)), None)
+    if wanted and chosen is None:
+        raise RecoveryRefused(f"There is no datastore {wanted} any more; choose another.")
+    if chosen is None or (chosen.free_bytes < bytes_needed and not wanted):
         chosen = roomiest
     if chosen.free_bytes < bytes_needed:
         needed, free = bytes_needed // 2**20, chosen.free_bytes // 2**20
         raise RecoveryRefused(f"No datastore has room: {needed} MiB are needed, {chosen.name} has {free} MiB free.")
-    home = next((h for h in seen.hosts if h.name == host), seen.hosts[0])
-    return Target(host_ref=home.ref, datastore=chosen.name, vapp_ref=vapp_ref)
+    return chosen.name

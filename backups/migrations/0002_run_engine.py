@@ -261,4 +261,9 @@ class Migration(migrations.Migration):
             model_name='datastore',
             constraint=models.UniqueConstraint(fields=('vcenter', 'name'), name='one_row_per_datastore'),
         ),
+        migrations.AddField(
+            model_name='vcenter',
+            name='watched_until',
+            field=models.DateTimeField(null=True),
+        ),
     ]

@@ -38,6 +38,8 @@ class VCenter(models.Model):
     """When a worker last took it upon itself to sample the loads of its VMs."""
     swept_at = models.DateTimeField(null=True)
     """When a worker last took it upon itself to remove orphaned snapshots."""
+    watched_until = models.DateTimeField(null=True)
+    """Until then one worker alone follows its changes."""
     synced_at = models.DateTimeField(null=True)
     sync_error = models.TextField(blank=True, default="")
 

@@ -41,6 +41,12 @@ class Recovery(Job):
     new_name = models.CharField(max_length=255, blank=True, default="")
     """As new: the new vApp's name, or the name of the single new VM."""
     vapp_ref = models.CharField(max_length=80, blank=True, default="")
+    host = models.CharField(max_length=255, blank=True, default="")
+    """As new: the chosen one; empty: where the VM was, or where that can be done."""
+    datastore = models.CharField(max_length=255, blank=True, default="")
+    networks = models.JSONField(default=dict)
+    """Archived network to the one to use instead, null to leave its cards disconnected; others stay."""
+    same_identity = models.BooleanField(default=False)
     cancelled = models.BooleanField(default=False)
     power_on = models.BooleanField(default=False)
     state = models.CharField(max_length=10, choices=RecoveryState, default=RecoveryState.QUEUED, db_index=True)

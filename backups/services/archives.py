@@ -1,15 +1,18 @@
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from itertools import groupby
 
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
-from backups.archive import gc, verify
-from backups.errors import ArchiveDamaged, Conflict, InvalidRequest
-from backups.models import Archive, Plan, RecoveryItem, Vm
+from backups.archive import gc, locks, verify
+from backups.archive.clock import store_time
+from backups.archive.store import ObjectStore
+from backups.errors import ArchiveDamaged, ArchiveMissing, Conflict, InvalidRequest
+from backups.models import Archive, Plan, RecoveryItem, Repository, Tenant, Vm
 from backups.models.archives import ArchiveState
 from backups.models.recoveries import RecoveryState
 from backups.retention import Candidate, Verdict, judge
@@ -24,20 +27,63 @@ IN_USE = (RecoveryState.QUEUED, RecoveryState.RUNNING)
 
 
 def delete_archive(actor: Actor, archive: Archive, reason: str = "by hand") -> None:
-    """The row first, the manifest after it: a kill between the two leaves a manifest that the tick deletes. No
-    other archive is touched, since every manifest is complete."""
+    """The repository is asked first. Then the row, and the manifest after it: a kill between the two leaves a manifest
+    that `collect` deletes. No other archive is touched, since every manifest is complete."""
+    _learn_of_lock(archive)
     with transaction.atomic():
-        held = Archive.objects.select_for_update().get(pk=archive.pk)
+        held = _held(archive)
         if held.locked_until and held.locked_until > timezone.now():
             raise Conflict(f"This archive is locked until {_day(held.locked_until)}; nobody can delete it before.")
         if archive.recovery_items.filter(state__in=IN_USE).exists():
             raise Conflict("This archive is being recovered; delete it afterwards.")
-        open_archive = Archive.objects.filter(pk=archive.pk).exclude(state=ArchiveState.DELETED)
-        if not open_archive.update(state=ArchiveState.DELETED, deleted_at=timezone.now()):
+        if held.state == ArchiveState.DELETED:
             raise Conflict("This archive has been deleted already.")
-        subject = f"{archive.vm_name} of {archive.backup_time.isoformat()}"
-        audit.record(actor, archive.tenant, "archive.delete", subject, archive=str(archive.pk), reason=reason)
-    gc.delete_archive(open_store(archive.repository), str(archive.tenant_id), str(archive.pk))
+        Archive.objects.filter(pk=held.pk).update(state=ArchiveState.DELETED, deleted_at=timezone.now())
+        audit.record(actor, held.tenant, "archive.delete", _subject(held), archive=str(held.pk), reason=reason)
+    if refusal := finish_deleting(held, was=held.state):
+        raise refusal
+
+
+def finish_deleting(archive: Archive, *, was: str = ArchiveState.GOOD) -> Conflict | None:
+    """Deletes the manifest of a row that says deleted, with the row locked, so that it is not brought back meanwhile.
+    If somebody locked it in the repository, past this database, it stays, and its row is what it `was`: the refusal is
+    returned."""
+    with transaction.atomic():
+        held = _held(archive)
+        if held.state != ArchiveState.DELETED:
+            return None
+        try:
+            gc.delete_archive(open_store(held.repository), str(held.tenant_id), str(held.pk))
+        except Conflict as refusal:
+            Archive.objects.filter(pk=held.pk).update(state=was, deleted_at=None)
+            audit.record(None, held.tenant, "archive.keep", _subject(held), archive=str(held.pk), reason=str(refusal))
+            return refusal
+    return None
+
+
+def undelete_archive(actor: Actor, archive: Archive) -> None:
+    """The manifest first: after a kill between the two the row says deleted, and the call may be repeated. Raises
+    ArchiveMissing when the time for it is over."""
+    with transaction.atomic():
+        held = _held(archive)
+        if held.state != ArchiveState.DELETED:
+            raise Conflict("This archive has not been deleted.")
+        with suppress(Conflict):
+            gc.undelete_archive(open_store(held.repository), str(held.tenant_id), str(held.pk))
+        Archive.objects.filter(pk=held.pk).update(state=ArchiveState.GOOD, deleted_at=None, verified_at=None)
+        audit.record(actor, held.tenant, "archive.undelete", _subject(held), archive=str(held.pk))
+
+
+def _held(archive: Archive) -> Archive:
+    return Archive.objects.select_for_update().get(pk=archive.pk)
+
+
+def _learn_of_lock(archive: Archive) -> None:
+    """A kill may have left a lock in the repository that the row does not tell of."""
+    until = locks.locked_until(open_store(archive.repository), str(archive.tenant_id), str(archive.pk))
+    if until:
+        shorter = Q(locked_until=None) | Q(locked_until__lt=until)
+        Archive.objects.filter(shorter, pk=archive.pk).update(locked_until=until)
 
 
 def verify_archive(actor: Actor, archive: Archive) -> bool:
@@ -104,20 +150,45 @@ def _candidate(archive: Archive) -> Candidate:
 
 
 def lock_archive(actor: Actor, archive: Archive, until: datetime) -> Archive:
-    """A lock is only ever prolonged."""
+    """A lock is only ever prolonged. The repository first, so that the row never claims a lock that is not there: after
+    a kill between the two the archive is locked all the same, and the row learns of it when it is to be deleted."""
     if until <= timezone.now():
         raise InvalidRequest("A lock ends in the future; choose a later day.")
+    _refuse_lock(Archive.objects.get(pk=archive.pk), until)
+    locks.lock(open_store(archive.repository), str(archive.tenant_id), str(archive.pk), until)
     with transaction.atomic():
-        held = Archive.objects.select_for_update().get(pk=archive.pk)
-        if held.state == ArchiveState.DELETED:
-            raise Conflict("This archive has been deleted; nothing is left to lock.")
-        if held.locked_until and held.locked_until > until:
-            raise Conflict(f"The archive is locked until {_day(held.locked_until)}; a lock is never shortened.")
+        held = _held(archive)
+        _refuse_lock(held, until)
         held.locked_until = until
         held.save(update_fields=["locked_until"])
         detail = {"archive": str(held.pk), "until": until.isoformat()}
         audit.record(actor, held.tenant, "archive.lock", str(held), **detail)
     return held
+
+
+def _refuse_lock(archive: Archive, until: datetime) -> None:
+    if archive.state == ArchiveState.DELETED:
+        raise Conflict("This archive has been deleted; nothing is left to lock.")
+    if archive.locked_until and archive.locked_until > until:
+        raise Conflict(f"The archive is locked until {_day(archive.locked_until)}; a lock is never shortened.")
+
+
+def lock_as_the_rows_say(store: ObjectStore, repository: Repository, tenant: Tenant) -> None:
+    """Locks that are older than locks in repositories, or whose repository was put back from a copy."""
+    rows = Archive.objects.for_tenant(tenant).filter(repository=repository, locked_until__gt=timezone.now())
+    rows = rows.exclude(state=ArchiveState.DELETED)
+    there = locks.locked(store, str(tenant.pk), store_time(store, str(tenant.pk))) if rows else set()
+    for archive in rows:
+        if str(archive.pk) in there or archive.locked_until is None:
+            continue
+        try:
+            locks.lock(store, str(tenant.pk), str(archive.pk), archive.locked_until)
+        except (ArchiveMissing, InvalidRequest) as error:
+            log.warning("%s is not locked in %s: %s", archive, repository, error)
+
+
+def _subject(archive: Archive) -> str:
+    return f"{archive.vm_name} of {archive.backup_time.isoformat()}"
 
 
 def _day(at: datetime) -> str:

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from backups.archive import gc
 from backups.archive.reader import ArchiveReader
-from backups.archive.store import FolderStore
+from backups.archive.store import ObjectStore
 from backups.archive.writer import ArchiveWriter
 from backups.engine.archiving import FIRST, Archived, archive_vm
 from backups.engine.watch import Watch
@@ -67,7 +67,7 @@ def archive_id_of(item: RunItem, attempt: int) -> UUID:
     return uuid5(item.pk, str(attempt))
 
 
-def _clear_earlier_attempts(item: RunItem, store: FolderStore) -> None:
+def _clear_earlier_attempts(item: RunItem, store: ObjectStore) -> None:
     """A worker that died after its manifest and before its row left an archive that nobody knows of."""
     for attempt in range(1, item.attempt):
         gc.delete_archive(store, str(item.tenant_id), str(archive_id_of(item, attempt)))

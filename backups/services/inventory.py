@@ -1,11 +1,11 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from django.db import transaction
 from django.utils import timezone
 
-from backups.errors import HotfirstError
+from backups.errors import HotfirstError, Interrupted
 from backups.models import Tenant, VApp, VCenter, Vm
 from backups.platform import Inventory, InventoryChange, Platform
 from backups.platform import Vm as PlatformVm
@@ -23,27 +23,39 @@ def refresh(vcenter: VCenter) -> None:
     """Reads the whole inventory and stores it. On failure the reason is kept beside the vCenter, and raised."""
     from backups.services.vcenters import connect, what_is_lacking  # vcenters enrols with `store` below
 
-    with _kept_beside(vcenter):
+    with kept_beside(vcenter):
         with connect(vcenter) as platform:
             seen, lacking = platform.inventory(), what_is_lacking(platform)
         with transaction.atomic():
             store(vcenter, seen, lacking)
 
 
-def follow(vcenter: VCenter, platform: Platform, since: str | None, wait_s: float) -> str:
+def follow(
+    vcenter: VCenter,
+    platform: Platform,
+    since: str | None,
+    wait_s: float,
+    *,
+    lacking: str = "",
+    first: Callable[[], None] = lambda: None,
+) -> str:
     """For a worker that keeps a session: waits for a change, stores it in one transaction, and answers with the version
-    for the next call. None at first; a version whose change was not stored leads to everything anew."""
-    with _kept_beside(vcenter):
+    for the next call. None at first; a version whose change was not stored leads to everything anew. `first` opens the
+    transaction, and raises Interrupted if the change is not to be stored."""
+    with kept_beside(vcenter):
         change = platform.watch(since, wait_s)
         with transaction.atomic():
-            apply(vcenter, change)
+            first()
+            apply(vcenter, change, lacking)
     return change.version
 
 
 @contextmanager
-def _kept_beside(vcenter: VCenter) -> Iterator[None]:
+def kept_beside(vcenter: VCenter) -> Iterator[None]:
     try:
         yield
+    except Interrupted:
+        raise
     except HotfirstError as error:
         VCenter.objects.filter(pk=vcenter.pk).update(sync_error=error.provider_message)
         raise
@@ -58,16 +70,17 @@ def refresh_tenant(tenant: Tenant) -> None:
 
 def store(vcenter: VCenter, seen: Inventory, lacking: str = "") -> None:
     """`lacking`: what the account may not do, for the provider to read."""
-    apply(vcenter, InventoryChange(version="", full=True, seen=seen))
-    VCenter.objects.filter(pk=vcenter.pk).update(sync_error=lacking)
+    apply(vcenter, InventoryChange(version="", full=True, seen=seen), lacking)
 
 
-def apply(vcenter: VCenter, change: InventoryChange) -> None:
+def apply(vcenter: VCenter, change: InventoryChange, lacking: str = "") -> None:
     """Rows are found by identity, so renames and moves keep their history; what has gone is marked, not deleted. Only
     rows that look different are written."""
+    # First, since it holds the row: a refresh and a watcher do not make the same VM twice.
+    vcenter.synced_at = timezone.now()
+    VCenter.objects.filter(pk=vcenter.pk).update(synced_at=vcenter.synced_at, sync_error=lacking)
     vapps = _apply_vapps(vcenter, change)
     _apply_vms(vcenter, change, vapps)
-    VCenter.objects.filter(pk=vcenter.pk).update(synced_at=timezone.now(), sync_error="")
 
 
 def _apply_vapps(vcenter: VCenter, change: InventoryChange) -> dict[str, VApp]:

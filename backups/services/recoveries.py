@@ -7,6 +7,7 @@ from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.utils import timezone
 
+from backups.engine.recovering import Placement
 from backups.errors import Conflict, InvalidRequest
 from backups.events import publish
 from backups.locks import exclusive
@@ -17,6 +18,9 @@ from backups.models.runs import HOLDING
 from backups.queues import hint
 from backups.services import audit
 from backups.services.audit import Actor
+from backups.services.placements import check_placement
+
+AS_ARCHIVED = Placement()
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,14 @@ def start_recovery(
     vapp_name: str = "",
     new_name: str = "",
     power_on: bool = False,
+    placement: Placement = AS_ARCHIVED,
+    everywhere: bool = False,
 ) -> Recovery:
     """One archive per VM. With `vapp_name` a whole vApp is recovered, as new under `new_name`; without it, the VMs
-    alone. The work itself is a worker's."""
+    alone. `everywhere`: the VMs may be placed anywhere, not only where the tenant's own are. The work itself is a
+    worker's."""
     check_recovery(tenant, archives, mode, vapp_name, new_name)
+    check_placement(tenant, archives, mode, placement, everywhere=everywhere)
     vcenter = archives[0].vm.vcenter
     with exclusive(f"recover {vcenter.pk}"):
         _hold(archives)
@@ -72,6 +80,10 @@ def start_recovery(
             vapp_name=vapp_name,
             new_name=new_name,
             power_on=power_on,
+            host=placement.host,
+            datastore=placement.datastore,
+            networks=dict(placement.networks),
+            same_identity=placement.same_identity,
         )
         _add_items(recovery, archives)
         names = ", ".join(archive.vm_name for archive in archives)

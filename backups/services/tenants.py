@@ -1,12 +1,19 @@
+import logging
+
 from django.contrib.auth.models import User
 from django.db import transaction
 
+from backups.archive import key_objects
+from backups.archive.addresses import open_store
 from backups.archive.keys import TenantKeys
-from backups.errors import InvalidRequest
-from backups.models import Membership, Role, Tenant, TenantKey
+from backups.archive.store import ObjectStore
+from backups.errors import ArchiveDamaged, ArchiveError, InvalidRequest, KeyUnavailable
+from backups.models import Membership, Repository, Role, Tenant, TenantKey
 from backups.services import audit
 from backups.services.audit import Actor
-from backups.vault import seal, unseal
+from backups.vault import master_ring, seal, unseal
+
+log = logging.getLogger(__name__)
 
 
 @transaction.atomic
@@ -24,7 +31,34 @@ def create_tenant(actor: Actor, name: str) -> Tenant:
     row.sealed_write_secret = seal(keys.write_secret, row.pk, "write secret")
     row.save(force_insert=True)
     audit.record(actor, tenant, "tenant.create", tenant.name)
+    transaction.on_commit(lambda: _publish_everywhere(tenant))
     return tenant
+
+
+def _publish_everywhere(tenant: Tenant) -> None:
+    """A repository that is away now gets the key from the next collection."""
+    for repository in Repository.objects.all():
+        try:
+            publish_key(open_store(repository.path), tenant)
+        except ArchiveError as error:
+            log.warning("the key of %s is not in %s yet: %s", tenant, repository, error)
+
+
+def publish_key(store: ObjectStore, tenant: Tenant) -> bool:
+    """Into the repository, sealed by the current master key, so that repository and master key are enough to read it.
+    Nothing to do if it is there. True if it was there under an old master key."""
+    keys, ring = reading_keys(tenant), master_ring()
+    if _published(store, keys, ring) == keys:
+        return key_objects.rotate_master(store, keys.tenant_id, ring)
+    key_objects.publish(store, keys.tenant_id, key_objects.seal_by_master(keys, ring))
+    return False
+
+
+def _published(store: ObjectStore, keys: TenantKeys, ring: key_objects.MasterRing) -> TenantKeys | None:
+    try:
+        return key_objects.find_by_master(store, keys.tenant_id, ring)
+    except (ArchiveDamaged, KeyUnavailable):
+        return None
 
 
 @transaction.atomic

@@ -19,6 +19,7 @@ from backups.models import Recovery, RecoveryItem, VApp, Vm
 from backups.models.recoveries import RecoveryMode, RecoveryState
 from backups.platform import Platform, Target, VAppConfig
 from backups.services import inventory
+from backups.services.placements import placement_of
 from backups.services.recoveries import end_recovery
 from backups.services.repositories import open_store
 from backups.services.tenants import reading_keys
@@ -122,16 +123,17 @@ def _make_vapp(recovery: Recovery, platform: Platform, item: RecoveryItem) -> No
     # A later attempt may find the empty one that an earlier one made.
     if twin and (recovery.attempt == 1 or any(vm.vapp_ref == twin.ref for vm in seen.vms)):
         raise RecoveryRefused(f"There is a vApp named {recovery.new_name} already; choose another name.")
-    target = _target(platform, item, None)
+    target = _target(recovery, platform, item, None)
     ref = platform.create_vapp(_vapp_config(item), recovery.new_name, target.host_ref)
     Recovery.objects.filter(pk=recovery.pk).update(vapp_ref=ref)
     recovery.vapp_ref = ref
 
 
-def _target(platform: Platform, item: RecoveryItem, vapp_ref: str | None) -> Target:
+def _target(recovery: Recovery, platform: Platform, item: RecoveryItem, vapp_ref: str | None) -> Target:
     vm = item.archive.vm
     return recovering.choose_target(
         platform,
+        placement_of(recovery),
         host=vm.host,
         datastore=vm.datastore,
         vapp_ref=vapp_ref,
@@ -175,11 +177,13 @@ def _as_new(
         taken = {vm.name for vm in platform.inventory().vms}
         wanted = item.vm_name if recovery.vapp_name else recovery.new_name or item.vm_name
         _set(item, new_vm_name=_free_name(wanted, taken, item.archive.backup_time))
-    target = _target(platform, item, recovery.vapp_ref or None)
-    _set(item, warnings=list(platform.recovery_warnings(recovering.config_of(archive), target)))
+    target = _target(recovery, platform, item, recovery.vapp_ref or None)
+    config = recovering.connected_as(recovering.config_of(archive), placement_of(recovery))
+    _set(item, warnings=list(platform.recovery_warnings(config, target)))
     return recovering.recover_as_new(
         platform,
         archive,
+        config=config,
         name=item.new_vm_name,
         marker=str(item.pk),
         target=target,

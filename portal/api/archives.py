@@ -7,12 +7,13 @@ from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from backups.engine.recovering import Placement
 from backups.models import Archive, Recovery, Role
 from backups.models.recoveries import RecoveryMode
 from backups.services.archives import delete_archive, lock_archive, verify_archive
 from backups.services.recoveries import cancel_recovery, recovery_points, start_recovery
 from portal.access import Access
-from portal.api.base import TenantList, TenantView, all_of, answers, lists
+from portal.api.base import TenantList, TenantView, acts_for_provider, all_of, answers, lists
 from portal.api.idempotency import once
 from portal.api.plans import KEY
 from portal.api.serializers import (
@@ -25,6 +26,7 @@ from portal.api.serializers import (
     Verified,
 )
 
+PLACEMENT = ("host", "datastore", "networks", "same_identity")
 READ = Access("tenant", Role.VIEWER)
 VAPP = OpenApiParameter("vapp_name", str, required=True)
 OPERATE = Access("tenant", Role.VIEWER, Role.OPERATOR)
@@ -123,7 +125,10 @@ class Recoveries(TenantList):
     def _start(self, request: Request, wanted: dict[str, Any]) -> Response:
         mine = Archive.objects.for_tenant(self.tenant).select_related("vm__vcenter")
         archives = all_of(mine, wanted.pop("archives"))
-        recovery = start_recovery(request.user, self.tenant, archives, **wanted)
+        placement = Placement(**{name: wanted.pop(name) for name in PLACEMENT})
+        recovery = start_recovery(
+            request.user, self.tenant, archives, placement=placement, everywhere=acts_for_provider(request), **wanted
+        )
         where = reverse("api-recovery", args=[self.tenant.pk, recovery.pk])
         return Response(RecoverySerializer(recovery).data, status=HTTPStatus.ACCEPTED, headers={"Location": where})
 

@@ -44,6 +44,13 @@ def token_of(request: Request) -> ApiToken | None:
     return request.auth if isinstance(request.auth, ApiToken) else None
 
 
+def acts_for_provider(request: Request) -> bool:
+    """Staff, with a token that is not limited."""
+    token = token_of(request)
+    limited = token is not None and (token.tenant_id is not None or token.role != Role.ADMIN)
+    return bool(request.user.is_staff) and not limited
+
+
 class TenantView(GenericAPIView[Any]):
     """`access` says which role reading and writing need. A token never allows more than its own role, and nothing
     outside its own tenant."""
@@ -94,7 +101,5 @@ class ProviderView(GenericAPIView[Any]):
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
-        token = token_of(request)
-        limited = token is not None and (token.tenant_id is not None or token.role != Role.ADMIN)
-        if not request.user.is_staff or limited:
+        if not acts_for_provider(request):
             raise Http404

@@ -209,7 +209,7 @@ class RecoveryItemSerializer(serializers.ModelSerializer[RecoveryItem]):
         model = RecoveryItem
         fields = [
             "id", "archive", "vm_name", "new_vm_name", "state", "bytes_total", "bytes_done", "bytes_written",
-            "message", "started_at", "finished_at",
+            "warnings", "message", "started_at", "finished_at",
         ]  # fmt: skip
 
 
@@ -219,8 +219,8 @@ class RecoverySerializer(serializers.ModelSerializer[Recovery]):
     class Meta:
         model = Recovery
         fields = [
-            "id", "mode", "vapp_name", "new_name", "power_on", "state", "cancelled", "created_at", "started_at",
-            "finished_at", "message", "error_code", "items",
+            "id", "mode", "vapp_name", "new_name", "power_on", "host", "datastore", "networks", "same_identity",
+            "state", "cancelled", "created_at", "started_at", "finished_at", "message", "error_code", "items",
         ]  # fmt: skip
 
 
@@ -317,6 +317,14 @@ class RecoveryRequest(serializers.Serializer[Any]):
     vapp_name = serializers.CharField(default="", allow_blank=True, help_text="Empty: the VMs alone.", max_length=255)
     new_name = serializers.CharField(default="", allow_blank=True, max_length=255)
     power_on = serializers.BooleanField(default=False)
+    host = serializers.CharField(default="", allow_blank=True, max_length=255, help_text="As new; empty: as it was.")
+    datastore = serializers.CharField(default="", allow_blank=True, max_length=255)
+    networks = serializers.DictField(
+        child=serializers.CharField(allow_null=True, max_length=255),
+        default=dict,
+        help_text="An archived network to the one to use instead; null leaves its cards disconnected. Others stay.",
+    )
+    same_identity = serializers.BooleanField(default=False, help_text="Only where the original VM has gone.")
 
 
 class Starts(serializers.Serializer[Any]):

@@ -2,16 +2,42 @@
 
 from collections.abc import Sequence
 
+from backups.engine.recovering import Placement
 from backups.models import Archive
 from backups.models.recoveries import RecoveryMode
 
 
 def consequences(
-    archives: Sequence[Archive], *, mode: str, vapp_name: str, new_name: str, power_on: bool, complete: bool
+    archives: Sequence[Archive],
+    *,
+    mode: str,
+    vapp_name: str,
+    new_name: str,
+    power_on: bool,
+    complete: bool,
+    placement: Placement,
 ) -> list[str]:
-    told = _in_place(archives, power_on) if mode == RecoveryMode.IN_PLACE else _as_new(vapp_name, new_name, power_on)
+    if mode == RecoveryMode.IN_PLACE:
+        told = _in_place(archives, power_on)
+    else:
+        told = [*_as_new(vapp_name, new_name, power_on), *_placed(placement)]
     if not complete:
         told.append("The run of that time did not archive every VM of this vApp; only those named here are recovered.")
+    return told
+
+
+def _placed(placement: Placement) -> list[str]:
+    places = [f"on host {placement.host}"] if placement.host else []
+    places += [f"on datastore {placement.datastore}"] if placement.datastore else []
+    told = [f"It is made {' and '.join(places)}."] if places else []
+    told += [
+        f"Network adapters on {name} are moved to {instead}."
+        if instead
+        else f"Network adapters on {name} stay disconnected until you connect them."
+        for name, instead in sorted(placement.networks.items())
+    ]
+    if placement.same_identity:
+        told.append("It takes over the identity of the original, which has gone: its ids and hardware addresses.")
     return told
 
 

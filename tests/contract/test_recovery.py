@@ -86,6 +86,14 @@ def test_a_recovered_vm_may_have_its_originals_identity_once_that_has_gone(world
     assert (found.uuid, found.identity) == (config.uuid, config.identity)
 
 
+def test_a_vm_is_on_networks_that_its_host_has(world: World) -> None:
+    vm, seen = world.new_vm(), world.platform.inventory()
+    host = next(host for host in seen.hosts if host.name == vm.host)
+    networks = next(each.networks for each in seen.vms if each.ref == vm.ref)
+    assert set(networks) <= set(host.networks)
+    assert {card["network"] for card in world.platform.describe(vm.ref).settings["networks"]} <= set(networks)
+
+
 def test_what_a_recovered_vm_will_lack_is_told_beforehand(world: World) -> None:
     config = world.platform.describe(world.new_vm().ref)
     target = here(world.platform)

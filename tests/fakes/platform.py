@@ -14,7 +14,6 @@ from backups.platform import (
     Area,
     Datastore,
     Disk,
-    Host,
     Inventory,
     InventoryChange,
     Load,
@@ -32,7 +31,7 @@ from backups.platform import (
 from tests.fakes.disks import MemoryDisk, MemoryReader, MemoryWriter, areas_since
 from tests.fakes.locking import locked
 from tests.fakes.told import Told
-from tests.fakes.vms import FakeVm, HeldSnapshot, placed
+from tests.fakes.vms import HOSTS, FakeVm, HeldSnapshot, networks_of, new_config, on_networks, placed
 
 
 class FakePlatform:
@@ -71,14 +70,10 @@ class FakePlatform:
         write_kbps: float = 0.0,
         host: str = "host1",
         datastore: str = "store1",
+        network: str = "network1",
     ) -> str:
         """`disks`: capacities in bytes; their keys are 2000, 2001, …"""
-        made = tuple(
-            Disk(key=2000 + n, label=f"Hard disk {n + 1}", capacity_bytes=size, datastore="", path="")
-            for n, size in enumerate(disks)
-        )
-        config = VmConfig(name=name, uuid=str(uuid4()), settings={"cpus": 2, "memory_mb": 512}, disks=made)
-        ref = self._make(config, name, vapp_ref, datastore)
+        ref = self._make(new_config(name, disks, network), name, vapp_ref, datastore)
         vm = self._vms[ref]
         vm.vm = replace(vm.vm, powered_on=True, host=host)
         vm.load = Load(write_kbps=write_kbps, samples=10)
@@ -97,6 +92,7 @@ class FakePlatform:
             powered_on=False,
             change_tracking=False,
             disks=disks,
+            networks=networks_of(config.settings),
         )
         kept = {disk.key: MemoryDisk.empty(disk) for disk in disks}
         self._vms[ref] = FakeVm(vm, copy.deepcopy(config.settings), kept, Load())
@@ -114,9 +110,15 @@ class FakePlatform:
         """As the builds of vSphere do that lose changes."""
         self._get(vm_ref).disks[disk_key].data[: len(data)] = data
 
+    def _named(self, name: str) -> FakeVm:
+        return next(vm for vm in self._vms.values() if vm.vm.name == name)
+
+    def _alter(self, which: str, **fields: Any) -> None:
+        vm = self._named(which)
+        vm.vm = replace(vm.vm, **fields)
+
     def set_load(self, name: str, write_kbps: float, read_kbps: float = 0.0) -> None:
-        vm = next(v for v in self._vms.values() if v.vm.name == name)
-        vm.load = Load(write_kbps=write_kbps, read_kbps=read_kbps, samples=10)
+        self._named(name).load = Load(write_kbps=write_kbps, read_kbps=read_kbps, samples=10)
 
     def set_latency(self, datastore: str, latency_ms: float | None) -> None:
         self._datastores[datastore] = replace(self._datastores[datastore], latency_ms=latency_ms)
@@ -125,16 +127,16 @@ class FakePlatform:
         self._datastores[datastore] = replace(self._datastores[datastore], free_bytes=free_bytes)
 
     def rename(self, name: str, new_name: str) -> None:
-        vm = next(v for v in self._vms.values() if v.vm.name == name)
-        vm.vm = replace(vm.vm, name=new_name)
+        self._alter(name, name=new_name)
 
     def move(self, name: str, vapp_ref: str) -> None:
-        vm = next(v for v in self._vms.values() if v.vm.name == name)
-        vm.vm = replace(vm.vm, vapp_ref=vapp_ref)
+        self._alter(name, vapp_ref=vapp_ref)
 
     def make_template(self, name: str) -> None:
-        vm = next(v for v in self._vms.values() if v.vm.name == name)
-        vm.vm = replace(vm.vm, template=True, powered_on=False)
+        self._alter(name, template=True, powered_on=False)
+
+    def leave_out(self, name: str, *labels: str) -> None:
+        self._named(name).left_out = labels
 
     def fail_next(self, call: str, error: HotfirstError) -> None:
         self._failures.setdefault(call, []).append(error)
@@ -162,7 +164,7 @@ class FakePlatform:
             instance_uuid=self._instance_uuid,
             vapps=tuple(self._vapps.values()),
             vms=tuple(v.vm for v in self._vms.values() if not v.vm.template),
-            hosts=tuple(Host(ref=f"host-{n}", name=f"host{n}", pool_ref="pool-1") for n in (1, 2)),
+            hosts=HOSTS,
             datastores=tuple(replace(store, latency_ms=None) for store in self._datastores.values()),
             templates=tuple(v.vm for v in self._vms.values() if v.vm.template),
         )
@@ -303,9 +305,7 @@ class FakePlatform:
     def describe(self, vm_ref: str, snapshot: Snapshot | None = None) -> VmConfig:
         if snapshot is not None:
             return self._held(snapshot).config
-        vm = self._get(vm_ref)
-        disks = tuple(replace(disk, datastore="", path="") for disk in vm.vm.disks)
-        return VmConfig(name=vm.vm.name, uuid=vm.vm.uuid, settings=copy.deepcopy(vm.settings), disks=disks)
+        return self._get(vm_ref).config()
 
     @locked
     def describe_vapp(self, vapp_ref: str) -> VAppConfig:
@@ -340,8 +340,10 @@ class FakePlatform:
         if target.same_identity and twin:
             raise RecoveryRefused(f"{config.name} is still there; recover it in place, or with a new identity.")
         uuid = config.uuid if target.same_identity else str(uuid4())
-        ref = self._make(replace(config, uuid=uuid), name, target.vapp_ref, target.datastore)
+        made = on_networks(replace(config, uuid=uuid), target.network_map)
+        ref = self._make(made, name, target.vapp_ref, target.datastore)
         self._vms[ref].marker = marker
+        self._alter(name, host=target.host_ref.replace("-", ""))
         return ref
 
     def recovery_warnings(self, config: VmConfig, target: Target) -> tuple[str, ...]:

@@ -104,6 +104,8 @@ def _members(main: int) -> Iterator[tuple[int, str]]:
             for sentinel in children(child):
                 yield sentinel, "readers sentinel"
                 yield from ((reader, "reader") for reader in children(sentinel))
+        elif _is_watcher(child):
+            yield child, "watcher"
         else:
             yield child, "sentinel"
             yield from ((grandchild, "child") for grandchild in children(child))
@@ -112,5 +114,12 @@ def _members(main: int) -> Iterator[tuple[int, str]]:
 def _is_for_readers(pid: int) -> bool:
     try:
         return b"Q_CLUSTER_NAME=readers" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _is_watcher(pid: int) -> bool:
+    try:
+        return b"watch" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False

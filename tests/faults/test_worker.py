@@ -15,7 +15,7 @@ from tests.faults.installation import Installation
 from tests.faults.programs import Program, family, is_alive, kill
 from tests.faults.waiting import finish, until
 
-WHOLE = {"main": 1, "sentinel": 1, "child": 6, "readers main": 1, "readers sentinel": 1, "reader": 3}
+WHOLE = {"main": 1, "sentinel": 1, "child": 6, "readers main": 1, "readers sentinel": 1, "reader": 3, "watcher": 1}
 """Of a worker with one reader: monitors and pushers count as children."""
 
 
@@ -52,7 +52,9 @@ def test_nothing_is_left_of_a_worker_whose_main_process_is_killed(hosts: Install
     until(lambda: all_gone(its), 5)
 
 
-@pytest.mark.parametrize(("kind", "code"), [("sentinel", 1), ("readers sentinel", 4), ("readers main", 4)])
+@pytest.mark.parametrize(
+    ("kind", "code"), [("sentinel", 1), ("readers sentinel", 4), ("readers main", 4), ("watcher", 4)]
+)
 def test_a_worker_that_lost_a_part_leaves_with_an_error(hosts: Installation, kind: str, code: int) -> None:
     worker, its = started(hosts)
     kill(of(kind, its)[0])

@@ -1,16 +1,27 @@
 """Archives by VM: looked at by all, verified by operators, deleted by administrators."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+from backups.archive import layout
+from backups.archive.addresses import create_store
 from backups.errors import RepositoryUnavailable
-from backups.models import Archive, AuditEntry, Plan
+from backups.models import Archive, AuditEntry, Plan, Repository
 from backups.services import archives as service
 from tests.portal.conftest import Browser
 from tests.portal.worlds import World
 
 pytestmark = [pytest.mark.database, pytest.mark.django_db]
+
+
+@pytest.fixture
+def stored(ours: World, tmp_path: Path) -> None:
+    """The archive has a manifest, though an empty one."""
+    store = create_store(tmp_path / "repository")
+    store.put(layout.archive(str(ours.tenant.pk), str(ours.ids["archive_id"])), b"")
+    Repository.objects.update(path=str(tmp_path / "repository"))
 
 
 def test_an_archive_says_how_and_why_it_was_read(at_acme: Browser, ours: World) -> None:
@@ -61,7 +72,7 @@ def test_olivia_may_not_delete_and_is_not_asked(as_olivia: Browser, ours: World)
     assert as_olivia.posts(f"archives/{ours.ids['archive_id']}/delete/").status_code == 403
 
 
-def test_alice_locks_an_archive_until_the_end_of_a_day(at_acme: Browser, ours: World) -> None:
+def test_alice_locks_an_archive_until_the_end_of_a_day(at_acme: Browser, ours: World, stored: None) -> None:
     page = f"archives/{ours.ids['archive_id']}/lock/"
     assert "It is not locked now" in at_acme.sees(page)
     assert "is locked until the end of 2099-12-31" in at_acme.reads_after(page, until="2099-12-31")
@@ -70,7 +81,7 @@ def test_alice_locks_an_archive_until_the_end_of_a_day(at_acme: Browser, ours: W
     assert AuditEntry.objects.filter(action="archive.lock").count() == 1
 
 
-def test_a_lock_is_never_shortened(at_acme: Browser, ours: World) -> None:
+def test_a_lock_is_never_shortened(at_acme: Browser, ours: World, stored: None) -> None:
     page = f"archives/{ours.ids['archive_id']}/lock/"
     at_acme.posts(page, until="2099-12-31")
     assert "never shortened" in at_acme.reads_after(page, until="2099-12-30")
@@ -78,7 +89,7 @@ def test_a_lock_is_never_shortened(at_acme: Browser, ours: World) -> None:
     assert Archive.objects.get().locked_until == datetime(2100, 1, 1, tzinfo=UTC)
 
 
-def test_a_locked_archive_is_not_deleted_by_hand(at_acme: Browser, ours: World) -> None:
+def test_a_locked_archive_is_not_deleted_by_hand(at_acme: Browser, ours: World, stored: None) -> None:
     at_acme.posts(f"archives/{ours.ids['archive_id']}/lock/", until="2099-12-31")
     assert "until then nobody can delete it" in at_acme.sees(f"archives/{ours.ids['archive_id']}/delete/")
     told = at_acme.reads_after(f"archives/{ours.ids['archive_id']}/delete/")

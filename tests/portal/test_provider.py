@@ -151,6 +151,15 @@ def test_a_repository_is_made_or_refused_with_a_sentence(staff: Client, tmp_path
     assert Repository.objects.get().name == "Hall 2"
 
 
+def test_a_bucket_is_named_without_its_keys(staff: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    assert "without keys in it" in reads(staff, "repositories/", name="Hall 2", path="s3://key:secret@backups")
+    assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the env" in reads(
+        staff, "repositories/", name="Hall 2", path="s3://backups/hall-2"
+    )
+    assert not Repository.objects.exists()
+
+
 def test_open_snapshots_show_their_owner_and_go_when_removed(staff: Client, ours: World) -> None:
     assert "vm-of-acme" in reads(staff, "snapshots/")
     SnapshotRecord.objects.update(removed_at="2026-11-24T22:00:00Z")

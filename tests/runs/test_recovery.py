@@ -1,11 +1,16 @@
+from typing import Any
+
 import pytest
 
 from backups.archive.reader import ArchiveReader
-from backups.engine.recovering import differences
+from backups.engine.recovering import Placement, differences
 from backups.errors import Conflict, DiskUnreadable, InvalidRequest, PlatformUnreachable
-from backups.models import Archive, Plan, Recovery, Tenant, VApp, Vm
+from backups.models import Archive, Plan, Recovery, Tenant, VApp, VCenter, Vm
 from backups.models.recoveries import RecoveryState
 from backups.platform import SnapshotOrder
+from backups.platform import Vm as PlatformVm
+from backups.services.inventory import refresh
+from backups.services.placements import foresee
 from backups.services.recoveries import cancel_recovery, recovery_points, start_recovery
 from backups.services.repositories import open_store
 from backups.services.runs import start_run
@@ -186,3 +191,111 @@ def test_in_place_is_refused_at_once_for_a_vm_that_is_known_to_have_gone(acme, a
     fresh = recovery_points(acme, "shop")[0].archives
     with pytest.raises(InvalidRequest, match="recover it as new"):
         in_place(acme, fresh)
+
+
+def placed(tenant: Tenant, archives: list[Archive], **wanted: Any) -> Recovery:
+    return start_recovery(
+        None, tenant, archives, mode="as_new", vapp_name="shop", new_name="shop-2", placement=Placement(**wanted)
+    )
+
+
+def made_by(recovery: Recovery, platform: FakePlatform) -> list[PlatformVm]:
+    refs = {item.vm_ref for item in done(recovery).items.all()}
+    return [vm for vm in platform.inventory().vms if vm.ref in refs]
+
+
+def cards(platform: FakePlatform, vms: list[PlatformVm]) -> list[tuple[str, bool]]:
+    return [
+        (card["network"], card["start_connected"])
+        for vm in vms
+        for card in platform.describe(vm.ref).settings["networks"]
+    ]
+
+
+@pytest.fixture
+def elsewhere(acme: Tenant, vcenter: VCenter, platform: FakePlatform) -> Vm:
+    """A VM of Acme's own on the other host, datastore and network."""
+    platform.add_vm("acme-other", host="host2", datastore="store2", network="network2")
+    refresh(vcenter)
+    Vm.objects.filter(name="acme-other").update(tenant=acme)
+    return Vm.objects.get(name="acme-other")
+
+
+def test_what_is_recovered_goes_to_the_host_and_datastore_chosen(acme, archives, platform, elsewhere) -> None:
+    vms = made_by(placed(acme, archives, host="host2", datastore="store2"), platform)
+    assert [(vm.host, vm.datastore) for vm in vms] == [("host2", "store2")] * 3
+
+
+def test_its_cards_move_to_the_network_chosen(acme, archives, platform, elsewhere) -> None:
+    vms = made_by(placed(acme, archives, networks={"network1": "network2"}), platform)
+    assert cards(platform, vms) == [("network2", True)] * 3
+
+
+def test_its_cards_stay_disconnected_if_that_is_chosen(acme, archives, platform) -> None:
+    vms = made_by(placed(acme, archives, networks={"network1": None}), platform)
+    assert cards(platform, vms) == [("network1", False)] * 3
+
+
+def test_without_a_choice_cards_keep_their_network(acme, archives, platform) -> None:
+    assert cards(platform, made_by(placed(acme, archives), platform)) == [("network1", True)] * 3
+
+
+@pytest.mark.parametrize("wanted", [{"host": "host2"}, {"datastore": "store2"}, {"networks": {"network1": "network2"}}])
+def test_a_place_where_only_others_are_is_not_there_for_a_tenant(acme, archives, platform, wanted) -> None:
+    platform.add_vm("others", host="host2", datastore="store2", network="network2")
+    with pytest.raises(InvalidRequest, match="There is no"):
+        placed(acme, archives, **wanted)
+    assert start_recovery(
+        None,
+        acme,
+        archives,
+        mode="as_new",
+        vapp_name="shop",
+        new_name="s",
+        placement=Placement(**wanted),
+        everywhere=True,
+    )
+
+
+def test_a_name_that_no_network_can_have_is_refused(acme, archives) -> None:
+    with pytest.raises(InvalidRequest, match="no such name"):
+        placed(acme, archives, networks={"network\0": None})
+
+
+def test_the_identity_of_a_vm_that_is_there_is_refused(acme, archives) -> None:
+    with pytest.raises(InvalidRequest, match="is still there"):
+        placed(acme, archives, same_identity=True)
+
+
+def test_vms_that_have_gone_come_back_with_their_identity_and_their_history(
+    acme, archives, vcenter: VCenter, platform: FakePlatform
+) -> None:
+    for name in ("shop-db", "shop-idle", "shop-web"):
+        platform.destroy_vm(ref_of(platform, name))
+    refresh(vcenter)
+    fresh = recovery_points(acme, "shop")[0].archives
+    vms = made_by(placed(acme, fresh, same_identity=True), platform)
+    assert {vm.uuid for vm in vms} == {archive.vm.instance_uuid for archive in fresh}
+    assert Vm.objects.for_tenant(acme).filter(vanished_at=None, archives__in=fresh).count() == 3
+
+
+def test_in_place_offers_no_other_place(acme, archives) -> None:
+    with pytest.raises(InvalidRequest, match="recover it as new"):
+        start_recovery(None, acme, archives, mode="in_place", placement=Placement(datastore="store1"))
+
+
+def test_a_host_that_goes_before_the_recovery_begins_is_told(acme, archives) -> None:
+    recovery = placed(acme, archives, host="host1")
+    Recovery.objects.update(host="host9")
+    assert done(recovery).message == "There is no host host9 any more; choose another."
+
+
+def test_what_the_new_vms_will_lack_is_told_before_and_after(acme, plan, platform: FakePlatform, finish) -> None:
+    platform.leave_out("shop-web", "CD/DVD drive 1")
+    finish(start_run(None, plan))
+    archives = recovery_points(acme, "shop")[0].archives
+    foreseen = foresee(acme, archives, Placement(), everywhere=False)
+    said = "CD/DVD drive 1 is of a kind that is not recovered, and is left out."
+    assert foreseen.warnings == (("shop-web", said),)
+    assert foreseen.networks == ("network1",)
+    assert done(as_new(acme, archives)).items.get(vm_name="shop-web").warnings == [said]

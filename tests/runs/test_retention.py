@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from backups.errors import Conflict
+from backups.archive import layout, locks
+from backups.errors import ArchiveMissing, Conflict
 from backups.models import Archive, AuditEntry, Plan, Recovery, RecoveryItem, Run, Vm
 from backups.models.archives import ArchiveState
-from backups.services.archives import delete_archive, dry_run, lock_archive
+from backups.services.archives import delete_archive, dry_run, lock_archive, undelete_archive
 from backups.services.plans import change_plan, retention_preview
+from backups.services.repositories import open_store
 from backups.services.runs import start_run
+from backups.tasks.collect import collect
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Finish = Callable[[Run], Run]
@@ -27,9 +30,23 @@ def history(plan: Plan, finish: Finish) -> Callable[[int], None]:
         finish(start_run(None, plan))
         real = Archive.objects.get(vm_name="shop-db")
         before = [real.backup_time - timedelta(days=day) for day in range(1, days + 1)]
-        Archive.objects.bulk_create(Archive(backup_time=at, **fields_of(real)) for at in before)
+        store = open_store(plan.repository)
+        content = store.get(manifest_of(real))
+        for archive in Archive.objects.bulk_create(Archive(backup_time=at, **fields_of(real)) for at in before):
+            store.put(manifest_of(archive), content)
 
     return make
+
+
+def manifest_of(archive: Archive) -> str:
+    return layout.archive(str(archive.tenant_id), str(archive.pk))
+
+
+def lock_is_over(archive: Archive) -> None:
+    store = open_store(archive.repository)
+    for stored in list(store.list(layout.archive_locks(str(archive.tenant_id), str(archive.pk)))):
+        store.delete(stored.name)
+    Archive.objects.filter(pk=archive.pk).update(locked_until=timezone.now() - timedelta(seconds=1))
 
 
 def left() -> list[date]:
@@ -119,9 +136,9 @@ def kept_in(plan: Plan, zone: str, day: date) -> int:
 
 def test_a_locked_archive_outlives_the_rules(plan: Plan, finish: Finish, history: Any) -> None:
     history(5)
-    lock_archive(None, aged(4), timezone.now() + timedelta(days=10))
+    locked = lock_archive(None, aged(4), timezone.now() + timedelta(days=10))
     assert run_with(plan, finish) == [today(), today() - timedelta(days=4)]
-    Archive.objects.update(locked_until=timezone.now() - timedelta(seconds=1))
+    lock_is_over(locked)
     assert run_with(plan, finish) == [today()]
 
 
@@ -131,6 +148,94 @@ def test_nobody_deletes_a_locked_archive(plan: Plan, history: Any) -> None:
     with pytest.raises(Conflict, match="locked until"):
         delete_archive(None, aged(1))
     assert len(left()) == 2
+
+
+def test_a_lock_that_only_the_repository_knows_of_is_told_and_kept(plan: Plan, history: Any) -> None:
+    """A kill between repository and row left it."""
+    history(1)
+    locked, until = aged(1), timezone.now() + timedelta(days=10)
+    locks.lock(open_store(plan.repository), str(plan.tenant_id), str(locked.pk), until)
+    with pytest.raises(Conflict, match="locked until"):
+        delete_archive(None, locked)
+    learnt = aged(1)
+    assert (learnt.pk, learnt.state) == (locked.pk, ArchiveState.GOOD)
+    assert learnt.locked_until
+    assert abs(learnt.locked_until - until) <= timedelta(seconds=1)
+
+
+def test_a_lock_is_in_the_repository_before_the_row_tells_of_it(
+    plan: Plan, history: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history(0)
+    killed = RuntimeError("killed")
+
+    def die(*_: object, **__: object) -> None:
+        raise killed
+
+    monkeypatch.setattr("backups.services.archives.audit.record", die)
+    with pytest.raises(RuntimeError):
+        lock_archive(None, aged(0), timezone.now() + timedelta(days=10))
+    assert aged(0).locked_until is None
+    assert locks.locked_until(open_store(plan.repository), str(plan.tenant_id), str(aged(0).pk))
+
+
+def test_an_archive_that_is_locked_while_it_is_deleted_stays(
+    plan: Plan, history: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a program that knows nothing of the rows, after the repository was asked."""
+    history(1)
+    monkeypatch.setattr("backups.services.archives._learn_of_lock", lock_at_once)
+    with pytest.raises(Conflict, match="locked until"):
+        delete_archive(None, aged(1))
+    assert len(left()) == 2
+    assert AuditEntry.objects.filter(action="archive.keep").count() == 1
+
+
+def lock_at_once(archive: Archive) -> None:
+    until = timezone.now() + timedelta(days=1)
+    locks.lock(open_store(archive.repository), str(archive.tenant_id), str(archive.pk), until)
+
+
+def test_one_locked_archive_does_not_keep_the_others_room(plan: Plan, history: Any) -> None:
+    """Rows say deleted, and a kill kept their manifests. The locked one's row comes back."""
+    history(2)
+    locked, other = aged(1), aged(2)
+    lock_at_once(locked)
+    Archive.objects.filter(pk__in=[locked.pk, other.pk]).update(state=ArchiveState.DELETED)
+    collect(0)
+    store = open_store(plan.repository)
+    assert store.exists(manifest_of(locked))
+    assert not store.exists(manifest_of(other))
+    assert Archive.objects.get(pk=locked.pk).state == ArchiveState.GOOD
+
+
+def test_a_lock_that_only_the_row_tells_of_is_put_into_the_repository(plan: Plan, history: Any) -> None:
+    history(0)
+    Archive.objects.filter(pk=aged(0).pk).update(locked_until=timezone.now() + timedelta(days=10))
+    collect()
+    assert locks.locked_until(open_store(plan.repository), str(plan.tenant_id), str(aged(0).pk))
+
+
+def test_a_deleted_archive_is_brought_back_within_its_time(plan: Plan, history: Any) -> None:
+    history(1)
+    archive = aged(1)
+    delete_archive(None, archive)
+    undelete_archive(None, archive)
+    assert len(left()) == 2
+    assert open_store(plan.repository).exists(manifest_of(archive))
+    assert AuditEntry.objects.filter(action="archive.undelete").count() == 1
+    with pytest.raises(Conflict, match="not been deleted"):
+        undelete_archive(None, archive)
+
+
+def test_a_deleted_archive_whose_time_is_over_does_not_come_back(plan: Plan, history: Any) -> None:
+    history(1)
+    archive = aged(1)
+    delete_archive(None, archive)
+    collect(0)
+    with pytest.raises(ArchiveMissing, match="time among the deleted ones is over"):
+        undelete_archive(None, archive)
+    assert Archive.objects.get(pk=archive.pk).state == ArchiveState.DELETED
 
 
 def test_a_lock_is_prolonged_and_never_shortened(plan: Plan, history: Any) -> None:

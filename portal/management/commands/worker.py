@@ -1,6 +1,6 @@
 """A worker of a host: two clusters, so that long archives never keep the tick waiting. This process runs the one for
-short work, and a child of it the one for readers. What has gone wrong here ends here: all that counts is in the
-database, and whoever started this process starts it again.
+short work; a child of it runs the one for readers, and another follows what changes in vCenter. What has gone wrong
+here ends here: all that counts is in the database, and whoever started this process starts it again.
 
 Exits 0 after SIGTERM, 1 when its cluster died, 3 when it did not stop in time, 4 when a cluster took no more work.
 """
@@ -46,6 +46,9 @@ def ensure_schedules() -> None:
         Schedule.objects.update_or_create(
             name="collect", defaults={"func": "backups.tasks.collect.collect", "schedule_type": Schedule.DAILY}
         )
+        Schedule.objects.update_or_create(
+            name="scrub", defaults={"func": "backups.tasks.scrub.scrub", "schedule_type": Schedule.DAILY}
+        )
 
 
 def tick_soon() -> bool:
@@ -72,13 +75,15 @@ def is_deaf(cluster: DrainingCluster) -> bool:
 
 class Command(BaseCommand):
     help = "Carries out runs and recoveries. Any number may run, on any number of hosts over one PostgreSQL."
+    _watcher: "subprocess.Popen[bytes] | None" = None
 
     def handle(self, **_: Any) -> None:
         readers = None
         if Conf.CLUSTER_NAME != READERS:
             ensure_schedules()
             hint("backups.tasks.tick.tick")
-            readers = self._start_readers()
+            readers = self._start("worker", Q_CLUSTER_NAME=READERS)
+            self._watcher = self._start("watch")
         forks_die_with_parents()
         connection.close()
         cluster = DrainingCluster()
@@ -86,15 +91,16 @@ class Command(BaseCommand):
         cluster.start()
         self._watch(cluster)
         stop_for_certain()
-        if readers:
-            readers.terminate()
-            readers.wait()
+        for child in (readers, self._watcher):
+            if child:
+                child.terminate()
+                child.wait()
         os._exit(0 if DRAIN.value else 1)
 
-    def _start_readers(self) -> "subprocess.Popen[bytes]":
+    def _start(self, command: str, **environment: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, sys.argv[0], "worker"],
-            env={**os.environ, "Q_CLUSTER_NAME": READERS},
+            [sys.executable, sys.argv[0], command],
+            env={**os.environ, **environment},
             preexec_fn=DieWithParent(),
         )
 
@@ -108,6 +114,8 @@ class Command(BaseCommand):
                 return
             if cluster.readers and cluster.readers.poll() is not None:
                 self._leave(cluster, "The readers have died")
+            if self._watcher and self._watcher.poll() is not None:
+                self._leave(cluster, "The watcher of vCenters has died")
             if second_tick_due and time.monotonic() - started_at > settings.HOTFIRST_LEASE_S + 1:
                 # By now the leases of a worker that was killed just before this one started are over.
                 second_tick_due = not tick_soon()
@@ -119,6 +127,8 @@ class Command(BaseCommand):
     def _drain(self, cluster: DrainingCluster) -> None:
         stop_for_certain()
         cluster.stop()
+        if self._watcher:
+            self._watcher.terminate()
         while cluster.sentinel.is_alive():
             time.sleep(0.1)
 
@@ -127,8 +137,9 @@ class Command(BaseCommand):
         self.stderr.write(f"{reason}; leaving, so that all is started again.")
         DRAIN.value = 1
         deadline = time.monotonic() + STOP_S
-        if cluster.readers:
-            cluster.readers.terminate()
+        for child in (cluster.readers, self._watcher):
+            if child:
+                child.terminate()
         while time.monotonic() < deadline and (
             cluster.busy_workers() or (cluster.readers and cluster.readers.poll() is None)
         ):
