@@ -4,6 +4,7 @@ import heapq
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 
 from backups.ordering import POLICIES, Candidate, completions
@@ -90,7 +91,7 @@ class _Group:
     growth_kb: dict[str, float]
     places: Counter[Place]
 
-    @property
+    @cached_property
     def growing_on(self) -> set[str]:
         return {name for name, kb in self.growth_kb.items() if kb >= LEAST_GROWTH_KB}
 
@@ -220,7 +221,7 @@ class _Choice:
             _, at, bucket = heapq.heappop(heads)
             group = bucket[at]
             outgrown = self._room.outgrown_by(group)
-            hindered = "" if outgrown else self._caps.full_for(group) or self._room.lacking_for(group)
+            hindered = "" if outgrown else self._caps.full_for(group) or self._room.lacks_for(group)
             if hindered:
                 _tell(bucket[at:] if explain else (), self._reasons, hindered)
                 continue
@@ -231,7 +232,6 @@ class _Choice:
                 heapq.heappush(heads, (bucket[next_at].rank, next_at, bucket))
             if not outgrown:
                 self._caps.take(group)
-                self._room.take(group)
                 yield group
 
     def _within_size(self, groups: Iterator[_Group]) -> Iterator[_Group]:
@@ -318,7 +318,7 @@ class _Room:
         self._full: set[str] = set()
         waiting_s = self._holds_s([])
         for q in situation.waiting:
-            self._use(q, waiting_s[q.id])
+            self._use({q.datastore: q.load_kbps * waiting_s[q.id]})
 
     def outgrown_by(self, group: _Group) -> str:
         """Why no later batch has room for it either, if so. Room that open snapshots take comes back."""
@@ -329,30 +329,30 @@ class _Room:
                 return f"Not snapshotted: {told}. Free some space."
         return ""
 
-    def lacking_for(self, group: _Group) -> str:
-        growing_on = [datastore for datastore in group.growing_on if datastore in self._free_kb]
-        holds_s = completions(group.vms, self._readers) if growing_on else []
-        for datastore in growing_on:
-            kb = sum(q.load_kbps * s for q, s in zip(group.vms, holds_s, strict=True) if q.datastore == datastore)
-            if datastore in self._full or kb > self._free_kb[datastore]:
+    def lacks_for(self, group: _Group) -> str:
+        """Why there is too little room for it, or "": then it has taken its room."""
+        if not self._free_kb:
+            return ""
+        readers, growth_kb = self._readers.copy(), defaultdict[str, float](float)
+        for q in group.vms:
+            hold_s = readers[0] + q.expected_s
+            heapq.heapreplace(readers, hold_s)
+            growth_kb[q.datastore] += q.load_kbps * hold_s
+        for datastore in group.growing_on & self._free_kb.keys():
+            if datastore in self._full or growth_kb[datastore] > self._free_kb[datastore]:
                 self._full.add(datastore)
                 return self._lack(datastore)
+        self._readers = readers
+        self._use(growth_kb)
         return ""
 
-    def take(self, group: _Group) -> None:
-        if not self._free_kb:
-            return
-        for q in group.vms:
-            self._use(q, self._readers[0] + q.expected_s)
-            heapq.heapreplace(self._readers, self._readers[0] + q.expected_s)
-
-    def _use(self, q: Queued, hold_s: float) -> None:
-        if q.datastore in self._free_kb:
-            self._free_kb[q.datastore] -= q.load_kbps * hold_s
+    def _use(self, growth_kb: Mapping[str, float]) -> None:
+        for datastore in growth_kb.keys() & self._free_kb.keys():
+            self._free_kb[datastore] -= growth_kb[datastore]
 
     def without_last(self, groups: list[_Group], reasons: dict[str, str]) -> list[_Group]:
         """Those that wait, and vApps of both high and low priority, are archived in between: where that takes more than
-        `lacking_for` foresaw, the last give way."""
+        `lacks_for` foresaw, the last give way."""
         holds_s = self._holds_s(groups) if self._free_kb else {}
         for datastore, room_kb in self._situation.room_kb.items():
             growth_kb = self._growth_kb([*self._situation.waiting, *_flat(groups)], datastore, holds_s)
