@@ -16,6 +16,7 @@ from backups.errors import InvalidRequest
 NEVER = timedelta(days=30 * 365)
 JUST_BEFORE = timedelta(seconds=1)
 DAY = timedelta(days=1)
+MOST_BLACKOUTS = 50
 MINUTES_A_DAY, MINUTES_A_WEEK = 24 * 60, 7 * 24 * 60
 BLACKOUT_EXAMPLE = "write days from 0 (Monday) to 6, a start and an end, such as 08:00 and 18:00"
 
@@ -44,6 +45,8 @@ def read_blackouts(told: object) -> tuple[Blackout, ...]:
     """From `[{"days": [0, 1], "start": "08:00", "end": "18:00"}]`. Raises InvalidRequest with the reason."""
     if not isinstance(told, list):
         raise InvalidRequest("The blackouts are not a list of windows.")
+    if len(told) > MOST_BLACKOUTS:
+        raise InvalidRequest(f"A plan has at most {MOST_BLACKOUTS} blackouts; name several days in one.")
     return tuple(_read_blackout(window) for window in told)
 
 
@@ -91,22 +94,29 @@ def next_starts(schedule: Schedule, after: datetime, count: int) -> list[datetim
 
 def starts(schedule: Schedule, after: datetime) -> Iterator[datetime]:
     """Strictly after `after`, rising, in UTC, without end unless the cron expression never comes again. Those that
-    fall into a blackout come at its end, as one."""
+    fall into a blackout come at its end, as one, and are not looked at singly."""
     if not schedule.cron or _cover_the_week(schedule.blackouts):
         return
+    blackouts = _Blackouts(schedule)
     last = after
-    begin = _begin_of_blackout(schedule, after)
-    for at in _unhindered(schedule, after if begin is None else begin - JUST_BEFORE):
-        start = _free(schedule, at)
-        if start > last:
-            yield start
-            last = start
+    since: datetime | None = blackouts.begin(after)
+    while since is not None:
+        hindered = None
+        for at in _unhindered(schedule, since):
+            start = blackouts.end(at)
+            if start > last:
+                yield start
+                last = start
+            if start > at:
+                hindered = start
+                break
+        since = hindered
 
 
 def due(schedule: Schedule, missed: datetime, now: datetime) -> tuple[datetime | None, datetime | None]:
     """What to do about a start whose time has come: the start to make now and the next one. However many were
     missed, one is made up for; within a blackout it waits for the end."""
-    free = _free(schedule, now)
+    free = _Blackouts(schedule).end(now)
     if free != now:
         return None, free
     return latest_start(schedule, missed, now), next(starts(schedule, now), None)
@@ -166,34 +176,46 @@ def _weeks_to_wait(schedule: Schedule, day: date) -> int:
     return -weeks if weeks < 0 else -weeks % schedule.every_weeks
 
 
-def _free(schedule: Schedule, at: datetime) -> datetime:
-    """`at`, or the end of the blackouts it lies in."""
-    while window := _blackout_around(schedule, at):
-        at = window[1]
-    return at
+class _Blackouts:
+    """Those of a schedule in UTC, by the local day on which they begin. Where the clock is changed a window is taken
+    rather too long than too short."""
 
+    def __init__(self, schedule: Schedule) -> None:
+        self._blackouts, self._zone = schedule.blackouts, ZoneInfo(schedule.time_zone)
+        self._days: dict[date, list[tuple[datetime, datetime]]] = {}
 
-def _begin_of_blackout(schedule: Schedule, at: datetime) -> datetime | None:
-    begin = None
-    while window := _blackout_around(schedule, at if begin is None else begin - JUST_BEFORE):
-        begin = window[0]
-    return begin
+    def end(self, at: datetime) -> datetime:
+        """`at`, or the end of the blackouts it lies in."""
+        while window := self._around(at):
+            at = window[1]
+        return at
 
+    def begin(self, at: datetime) -> datetime:
+        """`at`, or the moment before the blackouts it lies in."""
+        while window := self._around(at):
+            at = window[0] - JUST_BEFORE
+        return at
 
-def _blackout_around(schedule: Schedule, at: datetime) -> tuple[datetime, datetime] | None:
-    """Where the clock is changed a window is taken rather too long than too short."""
-    if not schedule.blackouts:
+    def _around(self, at: datetime) -> tuple[datetime, datetime] | None:
+        if not self._blackouts:
+            return None
+        today = at.astimezone(self._zone).date()
+        for day in (today - DAY, today, today + DAY):
+            for begin, end in self._of(day):
+                if begin <= at < end:
+                    return begin, end
         return None
-    zone = ZoneInfo(schedule.time_zone)
-    today = at.astimezone(zone).date()
-    for day in (today - DAY, today, today + DAY):
-        for blackout in (blackout for blackout in schedule.blackouts if day.weekday() in blackout.days):
-            last_day = day if blackout.end > blackout.start else day + DAY
-            begin = min(_both_readings(datetime.combine(day, blackout.start), zone))
-            end = max(_both_readings(datetime.combine(last_day, blackout.end), zone))
-            if begin <= at < end:
-                return begin, end
-    return None
+
+    def _of(self, day: date) -> list[tuple[datetime, datetime]]:
+        if day not in self._days:
+            todays = [blackout for blackout in self._blackouts if day.weekday() in blackout.days]
+            self._days[day] = [self._window(day, blackout) for blackout in todays]
+        return self._days[day]
+
+    def _window(self, day: date, blackout: Blackout) -> tuple[datetime, datetime]:
+        last_day = day if blackout.end > blackout.start else day + DAY
+        begin = min(_both_readings(datetime.combine(day, blackout.start), self._zone))
+        return begin, max(_both_readings(datetime.combine(last_day, blackout.end), self._zone))
 
 
 def _both_readings(wall: datetime, zone: ZoneInfo) -> list[datetime]:

@@ -1,18 +1,25 @@
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
+from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from hypothesis import given
+from croniter import croniter
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from backups.errors import InvalidRequest
-from backups.schedule import Blackout, Schedule, check_schedule, due, latest_start, next_starts, read_blackouts
+from backups.schedule import Blackout, Schedule, check_schedule, due, latest_start, next_starts, read_blackouts, starts
 
 BERLIN = "Europe/Berlin"
 EVERY_DAY = frozenset(range(7))
+ALL_BUT_MONDAY_NOON = (
+    Blackout(EVERY_DAY - {0}, time(0), time(0)),
+    Blackout(frozenset({0}), time(0), time(12)),
+    Blackout(frozenset({0}), time(12, 1), time(0)),
+)
 OFFICE_HOURS = Blackout(frozenset(range(5)), time(8), time(18))
 ZONES = sorted(available_timezones() - {"localtime"})
 CRONS = (
@@ -129,6 +136,35 @@ def test_a_missed_start_is_not_caught_up_within_a_blackout_but_at_its_end() -> N
     assert due(plan, utc(2026, 5, 15, 16), utc(2026, 5, 15, 16)) == (utc(2026, 5, 15, 16), utc(2026, 5, 16, 5))
 
 
+def test_of_every_minute_within_a_blackout_none_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but one minute of the week: to walk through a year of it would take longer than a request may."""
+    looked_at: list[Any] = []
+    named: Any = croniter.get_next
+
+    def get_next(*options: Any) -> Any:
+        looked_at.append(named(*options))
+        return looked_at[-1]
+
+    monkeypatch.setattr(croniter, "get_next", get_next)
+    plan = daily("* * * * *", blackouts=ALL_BUT_MONDAY_NOON)
+    starts = next_starts(plan, utc(2026, 5, 15, 12), 52)
+    assert in_berlin(starts[:2]) == ["Mon 18 12:00", "Mon 25 12:00"]
+    assert due(plan, utc(2025, 5, 15), utc(2026, 5, 18, 10)) == (utc(2026, 5, 18, 10), utc(2026, 5, 25, 10))
+    assert len(looked_at) < 4 * 52
+
+
+@given(schedules, moments)
+def test_to_jump_over_a_blackout_leaves_no_start_out(schedule: Schedule, after: datetime) -> None:
+    """Held against a walk through all that cron names."""
+    schedule = replace(schedule, cron="15 */2 * * *")
+    assume(next_starts(schedule, after, 1))
+    until = after + timedelta(days=2)
+    named = takewhile(lambda at: at < until, starts(replace(schedule, blackouts=()), after - timedelta(days=6)))
+    came = {first_free(schedule, at) for at in named}
+    jumped = takewhile(lambda at: at < until, starts(schedule, after))
+    assert list(jumped) == sorted(at for at in came if after < at < until)
+
+
 @given(schedules, moments)
 def test_starts_rise_and_none_lies_in_a_blackout(schedule: Schedule, after: datetime) -> None:
     starts = next_starts(schedule, after, 12)
@@ -194,6 +230,12 @@ def forbidden(schedule: Schedule, at: datetime) -> bool:
     )
 
 
+def first_free(schedule: Schedule, at: datetime) -> datetime:
+    """`due` says until when a start has to wait."""
+    made, following = due(replace(schedule, cron="0 0 1 1 *"), at, at)
+    return at if made else following or at
+
+
 def hindered(schedule: Schedule, at: datetime, until: datetime) -> bool:
     """A window may be up to the change of the clock too long, so the ends are looked at an hour inside."""
     minutes = int((until - at).total_seconds() // 60)
@@ -246,6 +288,7 @@ def test_blackouts_are_read_as_they_are_written() -> None:
         [{"days": [True], "start": "08:00", "end": "18:00"}],
         [{"days": [1], "start": "8 am", "end": "18:00"}],
         [{"days": [1], "start": "08:00"}],
+        [{"days": [1], "start": "08:00", "end": "18:00"}] * 51,
     ],
 )
 def test_a_blackout_that_is_not_understood_is_refused_with_a_sentence(told: object) -> None:
