@@ -145,16 +145,17 @@ def compare(vms: Sequence[Queued], limits: Limits, choices: Iterable[Choice], **
 def _play(clock: _Clock) -> None:
     while clock.queued or clock.waiting:
         now = clock.free_at[0]
-        if clock.queued and len(clock.waiting) < len(clock.free_at):
-            _take_batch(clock, now)
+        may_take = clock.queued and len(clock.waiting) < len(clock.free_at)
+        changed = may_take and _take_batch(clock, now)
         if clock.waiting:
             _archive_next(clock)
-        elif not _wait_for_a_reader(clock, now):
+        elif not changed and not _wait_for_a_reader(clock, now):
             clock.left_out |= {vm.id: clock.left_out.get(vm.id, NEVER) for vm in clock.queued}
             return
 
 
-def _take_batch(clock: _Clock, now: float) -> None:
+def _take_batch(clock: _Clock, now: float) -> bool:
+    """Whether any were taken or refused."""
     batch = next_batch(clock.queued, clock.limits, _situation(clock, now))
     clock.left_out |= batch.refused
     taken = set(batch.taken)
@@ -163,8 +164,9 @@ def _take_batch(clock: _Clock, now: float) -> None:
         if vm.id in taken:
             clock.snapshot_at[vm.id], clock.batch_of[vm.id] = now, clock.batches
             clock.waiting.append(vm)
-    clock.waiting.sort(key=lambda vm: (-clock.values[vm.id], vm.name, vm.id))
+    clock.waiting.sort(key=lambda vm: (-vm.raised, -clock.values[vm.id], vm.name, vm.id))
     clock.queued = [vm for vm in clock.queued if vm.id not in taken and vm.id not in batch.refused]
+    return bool(taken or batch.refused)
 
 
 def _archive_next(clock: _Clock) -> None:
@@ -207,6 +209,7 @@ def _situation(clock: _Clock, now: float) -> Situation:
             if place.room_kb is not None
         },
         open_on={vm.datastore for vm in open_vms},
+        open_hosts={vm.host for vm in open_vms},
     )
 
 

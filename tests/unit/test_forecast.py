@@ -88,3 +88,21 @@ def test_every_vm_has_a_course_or_a_reason(
     assert sorted([c.id for c in told.courses] + list(told.left_out)) == sorted(q.id for q in fleet)
     assert all(told.left_out.values())
     assert all(c.hold_s >= 0 for c in told.courses)
+
+
+def test_what_was_raised_by_hand_is_archived_first() -> None:
+    fleet = [queued("busy", 100, expected_s=10), queued("raised", 1, expected_s=20, raised=1)]
+    assert {c.name: c.start_s for c in forecast(fleet, Limits(), 1).courses} == {"raised": 0, "busy": 20}
+
+
+def test_one_that_is_refused_does_not_end_the_forecast() -> None:
+    fleet = [queued("a", 9, expected_s=90), *(queued(name, 1, expected_s=5) for name in "bc")]
+    told = forecast(fleet, Limits(batch_size=1, hold_budget_s=30, skip_over_budget=True), 1)
+    assert [course.name for course in told.courses] == ["b", "c"]
+    assert list(told.left_out) == ["a"]
+
+
+def test_a_vapp_larger_than_a_hosts_cap_waits_until_nothing_is_open_there() -> None:
+    vapp = [queued(name, 1, "shop", expected_s=5, host="h") for name in "ab"]
+    told = forecast([queued("busy", 9, expected_s=10, host="h"), *vapp], Limits(), 2, hosts={"h": Place(snapshots=1)})
+    assert {c.name: c.snapshot_s for c in told.courses} == {"busy": 0, "a": 10, "b": 10}
