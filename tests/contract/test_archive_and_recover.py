@@ -11,7 +11,7 @@ from backups.archive.reader import ArchiveReader
 from backups.archive.store import FolderStore
 from backups.archive.writer import ArchiveWriter
 from backups.engine.archiving import Archived, archive_vm
-from backups.engine.recovering import differences, recover_as_new, recover_in_place
+from backups.engine.recovering import config_of, differences, recover_as_new, recover_in_place
 from backups.platform import Quiesce, Snapshot, SnapshotOrder, Vm
 from tests.contract.test_recovery import here
 from tests.contract.worlds import MIB, NUMBERS, World
@@ -71,7 +71,14 @@ def test_a_vm_comes_back_as_new(keeper: Keeper, vm: Vm) -> None:
     target = here(keeper.platform)
     seen: list[str] = []
     done = recover_as_new(
-        keeper.platform, archive, name=name, marker=name, target=target, created=seen.append, watch=Idle()
+        keeper.platform,
+        archive,
+        config=config_of(archive),
+        name=name,
+        marker=name,
+        target=target,
+        created=seen.append,
+        watch=Idle(),
     )
     assert seen == [done.vm_ref]
     assert differences(keeper.platform, archive, done.vm_ref) == []

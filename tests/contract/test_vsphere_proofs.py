@@ -15,7 +15,7 @@ from backups.archive.reader import ArchiveReader
 from backups.archive.store import FolderStore
 from backups.archive.writer import ArchiveWriter
 from backups.engine.archiving import Archived, archive_vm
-from backups.engine.recovering import recover_as_new, recover_in_place, whole_chunks
+from backups.engine.recovering import config_of, recover_as_new, recover_in_place, whole_chunks
 from backups.platform import Quiesce, Snapshot, SnapshotOrder, Vm
 from tests.contract.test_archive_and_recover import Idle
 from tests.contract.test_recovery import here
@@ -130,6 +130,7 @@ def test_a_file_system_comes_back_whole_over_each_way_out(site: Site, way: str) 
     done = recover_as_new(
         site.platform,
         archive,
+        config=config_of(archive),
         name=name,
         marker=name,
         target=here(site.platform),
@@ -157,7 +158,14 @@ def test_a_file_system_comes_back_whole_over_each_way_in(
     _, archive = site.archive(site.snapshot(), None)
     target = here(site.platform)
     done = recover_as_new(
-        site.platform, archive, name="new", marker="new", target=target, created=lambda _: None, watch=Idle()
+        site.platform,
+        archive,
+        config=config_of(archive),
+        name="new",
+        marker="new",
+        target=target,
+        created=lambda _: None,
+        watch=Idle(),
     )
     check_file_system(site.flat(done.vm_ref))
     assert site.flat(done.vm_ref).read_bytes() == content(archive)

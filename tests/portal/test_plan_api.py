@@ -1,6 +1,7 @@
 """Programs read and write every option of a plan, with the checks that people meet."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from django.utils import timezone
 
 from backups.models import Archive, Plan, VApp
 from backups.services.plans import apply_plan
+from backups.services.repositories import create_repository
 from tests.portal.test_api import api, plan, repository, shop
 
 pytestmark = pytest.mark.django_db
@@ -100,9 +102,15 @@ def test_a_plan_by_hand_foretells_nothing(api: Any, plan: Plan) -> None:
     assert (tried["starts"], tried["until"], tried["kept"]) == (0, None, [])
 
 
-def test_an_archive_is_locked_and_the_lock_only_prolonged(api: Any, plan: Plan, shop: VApp) -> None:
+def test_an_archive_is_locked_and_the_lock_only_prolonged(
+    api: Any, plan: Plan, shop: VApp, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The row's part; that of the repository, which has no manifest here, is shown in tests/runs/test_retention.py."""
+    monkeypatch.setattr("backups.services.archives.locks.lock", lambda *_: None)
+    monkeypatch.setattr("backups.services.archives.locks.locked_until", lambda *_: None)
+    repository = create_repository(None, "Kept", str(tmp_path / "kept"))
     archive = Archive.objects.create(
-        tenant=plan.tenant, repository=plan.repository, vm=shop.vms.get(), vm_name="shop-db", full=True,
+        tenant=plan.tenant, repository=repository, vm=shop.vms.get(), vm_name="shop-db", full=True,
         backup_time=timezone.now(), bytes_total=1, bytes_read=1, bytes_new=1, bytes_stored=1,
     )  # fmt: skip
     path = f"archives/{archive.pk}/"
